@@ -1,0 +1,176 @@
+"""Which class a command belongs to, and which limits that and its hints make.  Pure.
+
+Every limit that comes out of here lies within the session's budget, whatever policy and hint say.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from agentcgroup.command import program, shell_text, simple_commands
+from agentcgroup.hints import Hint
+from agentcgroup.model import MIB, CommandClass, Limits
+from agentcgroup.policy import ClassRule, LimitsRule, Policy
+
+SMALLEST_BUDGET_BYTES = 64 * MIB
+"""Below this, not even an agent's idle runtime and one shell fit."""
+SMALLEST_LIMIT_BYTES = 8 * MIB
+"""No call gets less: the shell around a command alone needs a few MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How a session's memory is split, in bytes.
+
+    ``tools_high`` is where tool calls together are at their limit; ``tools_max`` the kernel's
+    backstop above it; ``agent_low`` is protected for the agent's runtime, ``agent_max`` its cap.
+    """
+
+    session: int
+    tools_high: int
+    tools_max: int
+    agent_low: int
+    agent_max: int
+
+
+def amount(value: float | int, whole: int) -> int:
+    """Bytes of an amount of the policy: a share (float) of ``whole``, or bytes (int)."""
+    return int(value * whole) if isinstance(value, float) else value
+
+
+def grace(limit: int) -> int:
+    """Room between a call's limit and the kernel's kill, in bytes.
+
+    At 3 GB/s (the fastest recorded burst) 16 MiB last 5 ms, and ``memory.high`` slows the call long
+    before the room is used up.
+    """
+    return max(16 * MIB, limit // 8)
+
+
+def split_budget(policy: Policy, session_bytes: int) -> Budget:
+    """Split a session's budget between the agent's protected baseline and the tool calls."""
+    rule = policy.session.agent
+    agent_low = min(rule.baseline, session_bytes // 4)
+    tools_max = session_bytes - agent_low
+    return Budget(
+        session=session_bytes,
+        tools_high=max(tools_max - grace(tools_max), tools_max // 2),
+        tools_max=tools_max,
+        agent_low=agent_low,
+        agent_max=max(agent_low, min(amount(rule.memory_max, session_bytes), session_bytes)),
+    )
+
+
+def classify(policy: Policy, budget: Budget, argv: Sequence[str], helper: bool = False) -> CommandClass:
+    """The class of a command.
+
+    A line that runs several programs gets the class of the one that is granted most memory (an
+    unrecognised program counts as ``default``): erring on the side of letting it run.  ``helper``
+    says that the boundary rules know it as a helper of the agent already.
+    """
+    text = shell_text(argv) or " ".join(argv)
+    for rule in policy.classes:
+        if rule.regex and re.search(rule.regex, text):
+            return _resolve(policy, budget, rule, f"classes: {rule.name} (regex {rule.regex!r})", helper)
+    found = [_resolve(policy, budget, rule, why, helper) for rule, why in _matches(policy, argv)]
+    tools = [one for one in found if one.kind == "tool"] or found
+    return max(tools, key=lambda one: one.limits.memory_high_bytes)
+
+
+def _matches(policy: Policy, argv: Sequence[str]) -> list[tuple[ClassRule | None, str]]:
+    """The rule of each program of the command; programs that are only glue beside others don't count."""
+    found: list[tuple[ClassRule | None, str]] = []
+    for words in simple_commands(argv):
+        if words[0] in _GLUE:
+            continue
+        rule, name = _rule_of(policy, tuple(words))
+        found.append((rule, f"classes: {rule.name} (program {name})" if rule else f"default ({name or 'no program'})"))
+    return found or [(None, "default (no program)")]
+
+
+_GLUE = frozenset({"cd", "echo", "export", "source", ".", "true", ":", "set", "test", "[", "exit", "shopt", "unset", "printf"})
+
+
+def _rule_of(policy: Policy, words: tuple[str, ...]) -> tuple[ClassRule | None, str]:
+    """The first class that has the program, with ``python -m NAME`` and versions seen as NAME."""
+    name, arguments = program(words), words[1:]
+    names = [name, re.sub(r"[\d.]+$", "", name)]
+    if names[1] in ("python", "pypy") and len(arguments) >= 2 and arguments[0] == "-m":
+        names, arguments = [arguments[1].split(".")[0]], arguments[2:]
+    text = " ".join(arguments)
+    for rule in policy.classes:
+        known = next((one for one in names if one in rule.programs), None)
+        if known and (rule.args is None or re.search(rule.args, text)):
+            return rule, known
+    return None, names[0]
+
+
+def _resolve(policy: Policy, budget: Budget, rule: ClassRule | None, why: str, helper: bool) -> CommandClass:
+    own = rule.limits if rule else LimitsRule()
+    on = rule.on_limit if rule else None
+    base, fallback = policy.default, policy.default_on_limit
+    memory = amount(base.memory if own.memory is None else own.memory, budget.tools_high)
+    high, top = memory_limits(budget, memory)
+    limits = Limits(
+        memory_high_bytes=high,
+        memory_max_bytes=top,
+        swap_max_bytes=base.swap if own.swap is None else own.swap,
+        processes=own.processes or base.processes,
+        cpu_weight=own.cpu_weight or base.cpu_weight,
+        cpu_cores=own.cpu_cores or base.cpu_cores,
+        time_s=own.time or base.time,
+    )
+    return CommandClass(
+        name=rule.name if rule else "default",
+        rule=why,
+        kind="helper" if helper else rule.kind if rule else "tool",
+        limits=limits,
+        on_memory=(on and on.memory) or fallback.memory,
+        on_time=(on and on.time) or fallback.time,
+        on_processes=(on and on.processes) or fallback.processes,
+        brake_s=policy.session.brake,
+        expected_bytes=rule.expected if rule else None,
+    )
+
+
+@lru_cache(maxsize=256)
+def memory_limits(budget: Budget, wanted: int) -> tuple[int, int]:
+    """``memory.high`` and ``memory.max`` for a wanted limit: cut to the budget, the grace above it included."""
+    high = max(SMALLEST_LIMIT_BYTES, min(wanted, budget.tools_high))
+    return high, min(high + grace(high), budget.tools_max)
+
+
+def apply_hint(policy: Policy, budget: Budget, granted: CommandClass, hint: Hint) -> Limits:
+    """The limits of a call of class ``granted`` that declared ``hint``; never beyond the budget."""
+    limits = granted.limits
+    high, top = limits.memory_high_bytes, limits.memory_max_bytes
+    if hint.memory is not None:
+        wanted = policy.hints.memory[hint.memory] if isinstance(hint.memory, str) else hint.memory
+        high, top = memory_limits(budget, amount(wanted, budget.tools_high))
+    return Limits(
+        memory_high_bytes=high,
+        memory_max_bytes=top,
+        swap_max_bytes=limits.swap_max_bytes,
+        processes=limits.processes,
+        cpu_weight=policy.hints.cpu[hint.cpu] if hint.cpu else limits.cpu_weight,
+        cpu_cores=limits.cpu_cores,
+        time_s=hint.timeout_s or limits.time_s,
+    )
+
+
+def merge_hints(policy: Policy, budget: Budget, earlier: Hint, later: Hint) -> Hint:
+    """Two hints given inside one call: each need counts, so the larger of each.
+
+    A call holds every process of its command, so a later, smaller hint speaks only for a part of it.
+    """
+
+    def bytes_of(hint: Hint) -> int:
+        wanted = policy.hints.memory[hint.memory] if isinstance(hint.memory, str) else hint.memory
+        return -1 if wanted is None else amount(wanted, budget.tools_high)
+
+    return Hint(
+        memory=max(earlier, later, key=bytes_of).memory,
+        cpu="high" if "high" in (earlier.cpu, later.cpu) else later.cpu or earlier.cpu,
+        timeout_s=max(filter(None, (earlier.timeout_s, later.timeout_s)), default=None),
+    )

@@ -1,0 +1,324 @@
+"""What is to be done: a pure state machine from events and time to actions.
+
+One controller governs one session.  It never reads a clock, a file or a process; the same class runs
+live, in the tests and (later) on recorded runs.  The ladder for a call that exceeds its memory:
+
+* observe: below its limit nothing is done;
+* brake: above it, the kernel itself slows every allocation (``memory.high``), for at most ``brake_s``;
+  a call that comes back below the limit is released;
+* freeze, tell, kill: a call still above after that, or half-way to the kernel's own kill, is stopped
+  with an explanation that is on its stderr before it dies.
+
+No action names the agent domain: there is no way to write one.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from agentcgroup.classify import Budget, apply_hint, merge_hints
+from agentcgroup.hints import NONE, Hint
+from agentcgroup.model import CommandClass, Limits, Usage
+from agentcgroup.policy import Policy
+
+KILL_RETRY_S = 1.0
+"""A killed call that is still there after this long is killed again."""
+OVER = 0.98
+"""Share of the limit from which firm memory counts as over it: the kernel batches its accounting."""
+
+
+# Events
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """A call began; ``granted`` is what the policy gives its command."""
+
+    call: int
+    granted: CommandClass
+
+
+@dataclass(frozen=True, slots=True)
+class Reclassified:
+    """The call's command is known only now (``agentcgroup exec``)."""
+
+    call: int
+    granted: CommandClass
+
+
+@dataclass(frozen=True, slots=True)
+class Hinted:
+    """A process of the call declared a need."""
+
+    call: int
+    hint: Hint
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The call's memory, read because it crossed its limit or because ``Measure`` asked."""
+
+    call: int
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetCrossed:
+    """All calls together crossed the session's share; the memory of each."""
+
+    usages: dict[int, Usage]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessesRefused:
+    """The call reached its limit on processes: a fork failed."""
+
+    call: int
+
+
+@dataclass(frozen=True, slots=True)
+class KernelKilled:
+    """The kernel's out-of-memory killer was faster than we."""
+
+    call: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The call is over."""
+
+    call: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Nothing happened but time."""
+
+
+Event = Began | Reclassified | Hinted | Measured | BudgetCrossed | ProcessesRefused | KernelKilled | Ended | Tick
+
+
+# Actions
+
+Reason = Literal["memory", "budget", "time", "processes", "kernel"]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What an agent is told of a call.  Bytes, seconds; ``most`` is what a memory hint could get."""
+
+    reason: Reason
+    stopped: bool
+    class_name: str
+    used: float
+    limit: float
+    expected: int | None = None
+    most: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetLimits:
+    call: int
+    limits: Limits
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Read the call's memory and report it."""
+
+    call: int
+
+
+@dataclass(frozen=True, slots=True)
+class Brake:
+    """The call is being slowed (by the kernel, at its ``memory.high``) until the given time at most."""
+
+    call: int
+    until_s: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The call came back below its limit in time."""
+
+    call: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Say it on the call's stderr; the call goes on."""
+
+    call: int
+    notice: Notice
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Freeze, tell, kill: one action, because a freeze without its kill would be a call left frozen."""
+
+    call: int
+    notice: Notice
+    why: str
+
+
+Action = SetLimits | Measure | Brake | Release | Tell | Stop
+
+
+@dataclass(slots=True)
+class _Call:
+    granted: CommandClass
+    limits: Limits
+    began_s: float
+    hint: Hint = NONE
+    braked_until_s: float | None = None
+    stopped: tuple[float, Stop] | None = None
+    peak: int = 0
+    told: set[Reason] = field(default_factory=set)
+
+
+class Controller:
+    """Decisions for the calls of one session."""
+
+    def __init__(self, policy: Policy, budget: Budget) -> None:
+        self._policy = policy
+        self._budget = budget
+        self._calls: dict[int, _Call] = {}
+
+    def step(self, event: Event, now_s: float) -> list[Action]:
+        """The actions that ``event`` at time ``now_s`` (seconds, any origin, never going back) calls for."""
+        if isinstance(event, Began):
+            return self._began(event, now_s)
+        if isinstance(event, Tick):
+            return [action for call in list(self._calls) for action in self._due(call, now_s)]
+        if isinstance(event, BudgetCrossed):
+            return self._budget_crossed(event, now_s)
+        state = self._calls.get(event.call)
+        if state is None:
+            return []
+        if isinstance(event, Ended):
+            del self._calls[event.call]
+            return []
+        if isinstance(event, Reclassified):
+            state.granted = event.granted
+            return self._limits_changed(event.call, state, f"class {event.granted.name}")
+        if isinstance(event, Hinted):
+            state.hint = merge_hints(self._policy, self._budget, state.hint, event.hint)
+            return self._limits_changed(event.call, state, "hint")
+        if isinstance(event, Measured):
+            return self._measured(event, state, now_s)
+        if isinstance(event, ProcessesRefused):
+            return self._processes_refused(event.call, state, now_s)
+        notice = self._notice("kernel", state, state.limits.memory_max_bytes, state.limits.memory_high_bytes)
+        return self._tell_once(event.call, state, notice)
+
+    def next_deadline(self) -> float | None:
+        """When ``Tick`` is due next, in the time of ``step``; None while nothing is timed."""
+        return min((at for state in self._calls.values() for at in _deadlines(state)), default=None)
+
+    def limits_of(self, call: int) -> Limits | None:
+        """The limits in force for a call."""
+        state = self._calls.get(call)
+        return state.limits if state else None
+
+    def _began(self, event: Began, now_s: float) -> list[Action]:
+        limits = event.granted.limits
+        self._calls[event.call] = _Call(event.granted, limits, now_s)
+        return [SetLimits(event.call, limits, event.granted.rule)]
+
+    def _limits_changed(self, call: int, state: _Call, why: str) -> list[Action]:
+        limits = apply_hint(self._policy, self._budget, state.granted, state.hint)
+        if limits == state.limits:
+            return []
+        state.limits = limits
+        state.braked_until_s = None
+        return [SetLimits(call, limits, why)]
+
+    def _measured(self, event: Measured, state: _Call, now_s: float) -> list[Action]:
+        usage, limits = event.usage, state.limits
+        state.peak = max(state.peak, usage.current)
+        if state.stopped or state.granted.on_memory == "nothing":
+            return []
+        if usage.firm < OVER * limits.memory_high_bytes:
+            if state.braked_until_s is None:
+                return []  # page cache: the kernel makes room by itself
+            state.braked_until_s = None
+            return [Release(event.call, "back below its memory limit")]
+        half_way = (limits.memory_high_bytes + limits.memory_max_bytes) / 2
+        if state.braked_until_s is None and usage.firm < half_way and state.granted.brake_s > 0:
+            state.braked_until_s = now_s + state.granted.brake_s
+            return [Brake(event.call, state.braked_until_s, "over its memory limit")]
+        if state.braked_until_s is not None and now_s < state.braked_until_s and usage.firm < half_way:
+            return []
+        notice = self._notice("memory", state, max(state.peak, usage.current), limits.memory_high_bytes)
+        return self._stop(event.call, state, notice, now_s)
+
+    def _budget_crossed(self, event: BudgetCrossed, now_s: float) -> list[Action]:
+        """All calls together are over: the one that holds most is stopped, the younger of equals."""
+        holding = {call: usage for call, usage in event.usages.items() if call in self._calls}
+        total = sum(usage.firm for usage in holding.values())
+        if total < OVER * self._budget.tools_high or any(self._calls[call].stopped for call in holding):
+            return []
+        victim = max(holding, key=lambda call: (holding[call].firm, call))
+        state = self._calls[victim]
+        state.peak = max(state.peak, holding[victim].current)
+        notice = self._notice("budget", state, holding[victim].current, self._budget.tools_high)
+        return self._stop(victim, state, notice, now_s)
+
+    def _processes_refused(self, call: int, state: _Call, now_s: float) -> list[Action]:
+        limit = state.limits.processes or 0
+        if state.granted.on_processes == "kill":
+            return self._stop(call, state, self._notice("processes", state, limit, limit), now_s)
+        if state.granted.on_processes == "tell":
+            return self._tell_once(call, state, self._notice("processes", state, limit, limit))
+        return []
+
+    def _due(self, call: int, now_s: float) -> list[Action]:
+        state = self._calls[call]
+        if state.stopped:
+            at, stop = state.stopped
+            if now_s < at:
+                return []
+            state.stopped = now_s + KILL_RETRY_S, stop
+            return [stop]
+        if state.braked_until_s is not None and now_s >= state.braked_until_s:
+            return [Measure(call)]
+        time_s = state.limits.time_s
+        if time_s is not None and now_s >= state.began_s + time_s and "time" not in state.told:
+            notice = self._notice("time", state, now_s - state.began_s, time_s)
+            if state.granted.on_time == "kill":
+                return self._stop(call, state, notice, now_s)
+            return self._tell_once(call, state, notice, aloud=state.granted.on_time == "tell")
+        return []
+
+    def _stop(self, call: int, state: _Call, notice: Notice, now_s: float) -> list[Action]:
+        if state.stopped:
+            return []
+        why = f"{notice.reason}: {state.granted.rule}"
+        stop = Stop(call, replace(notice, stopped=True), why)
+        state.stopped = now_s + KILL_RETRY_S, stop
+        state.braked_until_s = None
+        return [stop]
+
+    def _tell_once(self, call: int, state: _Call, notice: Notice, aloud: bool = True) -> list[Action]:
+        if notice.reason in state.told or state.stopped:
+            return []
+        state.told.add(notice.reason)
+        return [Tell(call, notice)] if aloud else []
+
+    def _notice(self, reason: Reason, state: _Call, used: float, limit: float) -> Notice:
+        more = self._budget.tools_high > state.limits.memory_high_bytes
+        return Notice(
+            reason, reason == "kernel", state.granted.name, used, limit, state.granted.expected_bytes,
+            self._budget.tools_high if more else None,
+        )  # fmt: skip
+
+
+def _deadlines(state: _Call) -> list[float]:
+    if state.stopped:
+        return [state.stopped[0]]
+    times = [] if state.braked_until_s is None else [state.braked_until_s]
+    if state.limits.time_s is not None and "time" not in state.told and state.granted.on_time != "nothing":
+        times.append(state.began_s + state.limits.time_s)
+    return times

@@ -1,0 +1,74 @@
+"""What the agent reads on the call's stderr.  Pure.
+
+Written for a model: what happened, the figures, what to try, with the exact words to type.
+"""
+
+import json
+
+from agentcgroup.controller import Notice
+from agentcgroup.hints import VARIABLE
+from agentcgroup.units import format_duration, format_size
+
+FORMAT_VARIABLE = "AGENTCGROUP_FEEDBACK"
+"""In the call's environment: ``json`` makes the feedback one JSON line."""
+
+LONGEST_BYTES = 4096
+"""PIPE_BUF: what a pipe takes in one piece or not at all."""
+
+
+def render(notice: Notice, as_json: bool) -> bytes:
+    """The feedback as it is written: a few lines, or one line of JSON."""
+    happened, advice = _happened(notice), _advice(notice)
+    if as_json:
+        body = {
+            "agentcgroup": {
+                "event": "stopped" if notice.stopped else "limit",
+                "limit": notice.reason,
+                "class": notice.class_name,
+                "used": notice.used,
+                "allowed": notice.limit,
+                "unit": {"time": "seconds", "processes": "processes"}.get(notice.reason, "bytes"),
+                "what_happened": happened,
+                "what_to_try": advice,
+            }
+        }
+        text = json.dumps(body) + "\n"
+    else:
+        text = "\n" + "".join(f"agentcgroup: {line}\n" for line in [happened, *advice])
+    return text.encode()[:LONGEST_BYTES]
+
+
+def _happened(notice: Notice) -> str:
+    stopped = "this command was stopped"
+    if notice.reason == "memory":
+        usual = f" (commands like it use up to {format_size(notice.expected)})" if notice.expected else ""
+        return f"{stopped}: it used {format_size(notice.used)} of memory, its limit is {format_size(notice.limit)}{usual}."
+    if notice.reason == "budget":
+        return (f"{stopped}: together with other commands of this session it filled the {format_size(notice.limit)} of memory "
+                f"that they share; it held the most, {format_size(notice.used)}.")  # fmt: skip
+    if notice.reason == "kernel":
+        return f"the kernel killed this command for memory: it reached {format_size(notice.used)}, its limit is {format_size(notice.limit)}."
+    if notice.reason == "time":
+        ran = f"it ran for {format_duration(notice.used)}, its limit is {format_duration(notice.limit)}"
+        return f"{stopped}: {ran}." if notice.stopped else f"this command takes long: {ran}."
+    ran = f"its limit is {notice.limit:.0f} processes at a time"
+    return f"{stopped}: {ran}." if notice.stopped else f"this command could not start more processes: {ran}."
+
+
+def _advice(notice: Notice) -> list[str]:
+    if notice.reason == "time":
+        return [f"try a part of the work, or declare the time it needs: {VARIABLE}=timeout:{_minutes(2 * notice.limit)} <command>"]
+    if notice.reason == "processes":
+        return ["try fewer parallel jobs (for example -j 2)."]
+    advice = ["the agent and its other commands are not affected."] if notice.stopped else []
+    narrower = "try a narrower scope: fewer tests, files or parallel jobs at a time"
+    if notice.reason == "budget":
+        return [*advice, narrower + ", or run it when nothing else runs."]
+    if notice.most:
+        need = f"{VARIABLE}=memory:high <command>"
+        return [*advice, narrower + ", or declare the need:", f"  {need}    (allows up to {format_size(notice.most)})"]
+    return [*advice, narrower + f"; this session has no more than {format_size(notice.limit)} for one command."]
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f}s" if seconds < 120 else f"{seconds / 60:.0f}m"

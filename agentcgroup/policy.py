@@ -1,0 +1,233 @@
+"""The policy file: its shape, and how it is read.
+
+A policy is YAML, checked by the models below before anything starts.  Errors name file, line and
+key.  What a policy means for one command is decided in ``classify``.
+"""
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from agentcgroup.errors import AgentCgroupError
+from agentcgroup.model import Kind, OnLimit, Priority
+from agentcgroup.units import parse_duration, parse_size
+
+
+def _amount(value: object) -> object:
+    """``40%`` becomes a share (float up to 1.0), a size becomes bytes (int)."""
+    if isinstance(value, str) and value.strip().endswith("%"):
+        share = float(value.strip()[:-1]) / 100
+        if not 0 < share <= 1:
+            raise ValueError("a share lies between 0% and 100%")
+        return share
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise ValueError("write a size (512M) or a share (40%)")
+    return parse_size(str(value))
+
+
+def _size(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise ValueError("write a size like 512M")
+    return 0 if str(value).strip() == "0" else parse_size(str(value))
+
+
+def _seconds(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError("write a duration like 90s or 5m")
+    return 0.0 if str(value).strip() in ("0", "0s") else parse_duration(str(value))
+
+
+def _regex(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return value
+
+
+Amount = Annotated[float | int, BeforeValidator(_amount)]
+"""int: bytes; float: share of the session's budget for tool calls."""
+Size = Annotated[int, BeforeValidator(_size)]
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+Regex = Annotated[str, AfterValidator(_regex)]
+Weight = Annotated[int, Field(ge=1, le=10_000)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LimitsRule(_Strict):
+    """Limits as the policy writes them; what is left out comes from the class ``default``."""
+
+    memory: Amount | None = None
+    swap: Size | None = None
+    processes: Annotated[int, Field(ge=2, le=4_194_304)] | None = None
+    cpu_weight: Weight | None = None
+    cpu_cores: Annotated[float, Field(gt=0, le=4096)] | None = None
+    time: Seconds | None = None
+
+
+class OnLimitRule(_Strict):
+    """What is done when a limit is reached: ``kill`` (with feedback), ``tell`` (feedback only), ``nothing``."""
+
+    memory: Literal["kill", "nothing"] | None = None
+    time: OnLimit | None = None
+    processes: OnLimit | None = None
+
+
+class ClassRule(_Strict):
+    """A kind of command: how it is recognised, and its limits.
+
+    A command matches when one of its programs is in ``programs`` and its arguments match ``args``
+    (if given), or when the whole text matches ``regex``.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+    kind: Kind = "tool"
+    programs: frozenset[str] = frozenset()
+    args: Regex | None = None
+    regex: Regex | None = None
+    expected: Size | None = None
+    limits: LimitsRule = LimitsRule()
+    on_limit: OnLimitRule = OnLimitRule()
+
+    @field_validator("regex")
+    @classmethod
+    def _not_empty(cls, value: str | None) -> str | None:
+        if value == "":
+            raise ValueError("an empty expression would match every command")
+        return value
+
+
+class DefaultRule(_Strict):
+    """The class of a command that no other class recognises; complete, so that every limit has a value."""
+
+    memory: Amount = 0.75
+    swap: Size = 0
+    processes: Annotated[int, Field(ge=2, le=4_194_304)] = 4096
+    cpu_weight: Weight = 100
+    cpu_cores: Annotated[float, Field(gt=0, le=4096)] | None = None
+    time: Seconds | None = None
+
+
+class DefaultOnLimit(_Strict):
+    memory: Literal["kill", "nothing"] = "kill"
+    time: OnLimit = "kill"
+    processes: OnLimit = "tell"
+
+
+class AgentRule(_Strict):
+    """A known agent's runtime, and the children of it that serve the agent rather than the model."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9 ._-]{0,47}$")]
+    runtime: Regex
+    helpers: tuple[Regex, ...] = ()
+
+
+class AgentDomainRule(_Strict):
+    """The agent's own runtime: its protected baseline, and the cap that keeps a leak off the host."""
+
+    baseline: Size = 185 << 20
+    memory_max: Amount = 0.5
+    cpu_weight: Weight = 1000
+
+
+class SessionRule(_Strict):
+    memory: Amount = 0.75
+    priority: Priority = "normal"
+    cpu_weight: dict[Priority, Weight] = {"high": 400, "normal": 100, "low": 25}
+    agent: AgentDomainRule = AgentDomainRule()
+    brake: Seconds = 1.0
+    end_grace: Seconds = 2.0
+
+
+class HintRule(_Strict):
+    """What the levels of a hint mean: shares of the budget for tool calls, and CPU weights."""
+
+    memory: dict[Literal["low", "medium", "high"], Amount] = {"low": 0.1, "medium": 0.4, "high": 1.0}
+    cpu: dict[Literal["low", "high"], Weight] = {"low": 25, "high": 400}
+
+
+class Policy(_Strict):
+    """A whole policy file."""
+
+    version: Literal[1]
+    session: SessionRule = SessionRule()
+    hints: HintRule = HintRule()
+    agents: tuple[AgentRule, ...] = ()
+    launchers: frozenset[str] = frozenset()
+    default: DefaultRule = DefaultRule()
+    default_on_limit: DefaultOnLimit = DefaultOnLimit()
+    classes: tuple[ClassRule, ...] = ()
+
+
+def default_policy_path() -> Path:
+    """The policy that is shipped: in a checkout ``policies/default.yaml``, installed the package's copy."""
+    checkout = Path(__file__).parent.parent / "policies" / "default.yaml"
+    return checkout if checkout.exists() else Path(str(resources.files("agentcgroup") / "policies" / "default.yaml"))
+
+
+def load_policy(path: Path | None = None) -> Policy:
+    """Read and check a policy file (the shipped one by default).
+
+    Raises AgentCgroupError with a line for each mistake: file, line, key, what is wrong.
+    """
+    path = path or default_policy_path()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise AgentCgroupError(f"policy {path} can't be read", str(why), "give a readable YAML file") from None
+    return parse_policy(text, str(path))
+
+
+def parse_policy(text: str, name: str) -> Policy:
+    """Check a policy's text; ``name`` stands for it in errors."""
+    do = "see policies/default.yaml for the keys and their meaning"
+    try:
+        content = yaml.safe_load(text)
+        lines = _lines(yaml.compose(text, Loader=yaml.SafeLoader))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}:{mark.line + 1}" if mark else name
+        problem = getattr(error, "problem", None) or str(error) or type(error).__name__
+        raise AgentCgroupError(f"{where}: not YAML", problem, do) from None
+    if not isinstance(content, dict):
+        raise AgentCgroupError(f"{name}:1: a policy is a mapping", "this is something else", do)
+    try:
+        return Policy.model_validate(content)
+    except ValidationError as error:
+        mistakes = []
+        for mistake in error.errors():
+            key = _known_key(mistake["loc"], lines)
+            message = mistake["msg"].removeprefix("Value error, ")
+            mistakes.append(f"{name}:{lines.get(key, 1)}: {'.'.join(map(str, key)) or 'policy'}: {message}")
+        raise AgentCgroupError("\n".join(dict.fromkeys(mistakes)), do=do) from None
+
+
+def _lines(node: Any, at: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], int]:
+    """Line (from 1) of each key path in a composed YAML document."""
+    lines: dict[tuple[Any, ...], int] = {at: node.start_mark.line + 1} if node is not None else {}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            lines |= _lines(value, (*at, key.value))
+            lines[*at, key.value] = key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines |= _lines(value, (*at, index))
+    return lines
+
+
+def _known_key(loc: tuple[int | str, ...], lines: dict[tuple[Any, ...], int]) -> tuple[int | str, ...]:
+    """The part of pydantic's location that exists in the file (the rest names types and union members)."""
+    key: tuple[int | str, ...] = ()
+    for part in loc:
+        if (*key, part) in lines:
+            key = (*key, part)
+    missing = loc[-1] if loc and loc[-1] not in key else None
+    return (*key, missing) if isinstance(missing, str) and missing.isidentifier() and (*key, missing) == loc else key

@@ -1,0 +1,177 @@
+"""Processes as /proc and a few system calls show them: facts for the boundary rules, hints, stderr.
+
+Everything here may find that the process has gone meanwhile; then the answer is None.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import select
+import signal
+import socket
+import stat
+from dataclasses import dataclass
+
+from agentcgroup.hints import VARIABLE
+
+_KCMP = {"x86_64": 312, "aarch64": 272}
+_PIDFD_GETFD = 438
+_KCMP_FILE = 0
+_libc = ctypes.CDLL(None, use_errno=True)
+
+LARGEST_ENVIRONMENT = 2 << 20
+"""Bytes of an environment that are searched: the kernel's own limit for one string is 128 KiB, for all a quarter of the stack."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A process at its exec: who it is, whose child, and whether it kept the session's stdout and stderr."""
+
+    pid: int
+    ppid: int
+    sid: int
+    argv: tuple[str, ...]
+    cwd: str
+    keeps_stdio: bool
+
+
+def _slurp(path: str, limit: int = 65536) -> bytes | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        chunks = []
+        while limit > 0 and (chunk := os.read(descriptor, min(limit, 65536))):
+            chunks.append(chunk)
+            limit -= len(chunk)
+        return b"".join(chunks)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def facts(pid: int, stdio_of: int) -> Facts | None:
+    """What the boundary rules want to know; ``stdio_of`` is a process that holds the session's own stdio."""
+    status = _slurp(f"/proc/{pid}/stat")
+    line = _slurp(f"/proc/{pid}/cmdline")
+    if not status or not line:
+        return None
+    # The command's name, in parentheses, may hold anything, parentheses and blanks included.
+    fields = status[status.rindex(b")") + 2 :].split()
+    argv = tuple(os.fsdecode(word) for word in line.rstrip(b"\0").split(b"\0"))
+    try:
+        cwd = str(os.readlink(f"/proc/{pid}/cwd"))
+    except OSError:
+        cwd = ""
+    keeps = all(same_file(pid, number, stdio_of, number) for number in (1, 2))
+    return Facts(pid, int(fields[1]), int(fields[3]), argv, cwd, keeps)
+
+
+def parent(pid: int) -> int | None:
+    """The parent's pid."""
+    status = _slurp(f"/proc/{pid}/stat")
+    return int(status[status.rindex(b")") + 2 :].split()[1]) if status else None
+
+
+def command_line(pid: int) -> tuple[str, ...]:
+    """The words of a process's command line; empty when it is gone."""
+    line = _slurp(f"/proc/{pid}/cmdline")
+    return tuple(os.fsdecode(word) for word in line.rstrip(b"\0").split(b"\0")) if line else ()
+
+
+def variables(pid: int, *names: str) -> dict[str, str]:
+    """Values of some variables of the environment a process was started with."""
+    environment = _slurp(f"/proc/{pid}/environ", LARGEST_ENVIRONMENT)
+    found = {}
+    for name in names:
+        start = b"\0" + os.fsencode(name) + b"="
+        _, there, rest = (b"\0" + (environment or b"")).partition(start)
+        if there:
+            found[name] = rest.split(b"\0", 1)[0].decode(errors="replace")
+    return found
+
+
+def hint_text(pid: int) -> str | None:
+    """The hint in a process's environment."""
+    return variables(pid, VARIABLE).get(VARIABLE)
+
+
+def same_file(pid: int, number: int, other: int, other_number: int) -> bool:
+    """Whether two processes' descriptors are one open file, so that one was inherited from the other's origin.
+
+    kcmp(2) tells open files apart even when they are the same device, as two opens of /dev/null are.
+    Kernels without it (CONFIG_KCMP) compare device and inode.
+    """
+    call = _KCMP.get(os.uname().machine)
+    if call is not None:
+        answer = _libc.syscall(call, pid, other, _KCMP_FILE, ctypes.c_ulong(number), ctypes.c_ulong(other_number))
+        if answer >= 0:
+            return bool(answer == 0)
+        if ctypes.get_errno() in (errno.EBADF, errno.ESRCH):
+            return False
+    try:
+        one, two = os.stat(f"/proc/{pid}/fd/{number}"), os.stat(f"/proc/{other}/fd/{other_number}")
+    except OSError:
+        return False
+    return (one.st_dev, one.st_ino, one.st_rdev) == (two.st_dev, two.st_ino, two.st_rdev)
+
+
+def prefer_as_victim(pid: int) -> None:
+    """Make a process the out-of-memory killer's first choice, before anything of the agent's; children inherit it."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/oom_score_adj", "w") as file:
+        file.write("1000")
+
+
+def take_descriptor(pid: int, number: int) -> int | None:
+    """A duplicate of another process's descriptor: the same open file, so writes append where it writes.
+
+    (Opening /proc/PID/fd/2 instead would start at offset 0 and overwrite a log file.)
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    try:
+        taken = int(_libc.syscall(_PIDFD_GETFD, pidfd, number, 0))
+    finally:
+        os.close(pidfd)
+    if taken < 0:
+        return None
+    os.set_inheritable(taken, False)
+    return taken
+
+
+def is_discarded(descriptor: int) -> bool:
+    """Whether what is written there is lost: /dev/null."""
+    status = os.fstat(descriptor)
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3)
+
+
+def write_without_waiting(descriptor: int, data: bytes, patience_s: float) -> bool:
+    """Write to a descriptor that others share, waiting at most ``patience_s`` for room; False when nothing went.
+
+    The descriptor must stay in the mode its owner chose, so O_NONBLOCK is out of the question.
+    A pipe that polls as writable takes PIPE_BUF bytes at once; sockets can be told not to wait.
+    """
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    ready = poll.poll(patience_s * 1000)
+    if not ready or not ready[0][1] & select.POLLOUT:
+        return False
+    try:
+        if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            with socket.socket(fileno=os.dup(descriptor)) as duplicate:
+                return duplicate.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) > 0
+        return os.write(descriptor, data[: select.PIPE_BUF]) > 0
+    except OSError:
+        return False
+
+
+def signal_all(pids: list[int], number: signal.Signals) -> None:
+    """Send a signal to each; the gone are skipped."""
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            os.kill(pid, number)

@@ -1,0 +1,152 @@
+"""Who is who: from process events to the begin, growth and end of tool calls.  Pure.
+
+The caller reads a process's facts at its exec (the edge's work) and hands them in; everything else
+is bookkeeping on process ids, O(1) per event.  Each process of the session is either in the
+agent domain (``_agents``: the program it runs, shared by forks that did not exec) or a member of a
+call.  Membership follows forks, so neither setsid nor a double fork leaves a call.
+"""
+
+from dataclasses import dataclass
+
+from agentcgroup.boundary import AgentProcess, Verdict, first_verdict, judge
+from agentcgroup.policy import Policy
+from agentcgroup.process import Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """A tool call (or a helper) began: ``pid`` is its root.  ``facts`` is None when it was gone at once."""
+
+    call: int
+    pid: int
+    verdict: Verdict
+    facts: Facts | None
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A process was born into a call; it may have been born before the call's root was placed."""
+
+    call: int
+    pid: int
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class RootExited:
+    """A call's root ended, with a status as wait(2) encodes it."""
+
+    call: int
+    status: int
+
+
+class Tracker:
+    """The processes of one session."""
+
+    def __init__(self, policy: Policy, root: int) -> None:
+        """``root`` is the process that ``run`` starts, before its exec."""
+        self._policy = policy
+        unknown = AgentProcess(root, (), 0, Verdict("agent", "started by run"))
+        self._agents: dict[int, AgentProcess] = {root: unknown}
+        self._members: dict[int, int] = {}
+        self._roots: dict[int, int] = {}
+        self._next_call = 1
+        self.root = root
+        self.launched: list[AgentProcess] = [unknown]
+        """Every program that was taken for the agent, in order, for the summary."""
+
+    def knows(self, pid: int) -> bool:
+        """Whether the process belongs to the session."""
+        return pid in self._agents or pid in self._members
+
+    def call_of(self, pid: int) -> int | None:
+        """The call a process is a member of."""
+        return self._members.get(pid)
+
+    def is_agent(self, pid: int) -> bool:
+        """Whether the process belongs to the agent domain."""
+        return pid in self._agents
+
+    def known_pids(self) -> set[int]:
+        """All processes of the session, as far as events told."""
+        return self._agents.keys() | self._members.keys()
+
+    def forked(self, parent: int, child: int, at_ns: int) -> Join | None:
+        call = self._members.get(parent)
+        if call is not None:
+            self._members[child] = call
+            return Join(call, child, at_ns)
+        program = self._agents.get(parent)
+        if program is not None:
+            self._agents[child] = program
+        return None
+
+    def execed(self, pid: int, facts: Facts | None) -> Begin | None:
+        """A process of the agent domain started a program; a member's exec changes nothing here."""
+        origin = self._agents.get(pid)
+        if origin is None:
+            return None
+        if facts is None:
+            return self._begin(pid, Verdict("tool", "ended before it could be looked at"), None)
+        if origin.pid == pid:
+            self._became(origin, facts)
+            return None
+        verdict = judge(self._policy, facts, origin, any(one.verdict.agent for one in self.launched))
+        if verdict.role in ("tool", "helper"):
+            return self._begin(pid, verdict, facts)
+        program = AgentProcess(pid, facts.argv, facts.sid, verdict)
+        self._agents[pid] = program
+        self.launched.append(program)
+        if verdict.role == "agent":
+            origin.successor = pid
+            origin.handed_on += 1
+        return None
+
+    def exited(self, pid: int, status: int) -> RootExited | None:
+        self._members.pop(pid, None)
+        program = self._agents.pop(pid, None)
+        if program is not None:
+            for other in self.launched:
+                if other.successor == pid:
+                    other.successor = None
+        call = self._roots.pop(pid, None)
+        return None if call is None else RootExited(call, status)
+
+    def declare(self, pid: int) -> Begin:
+        """The process asked to be the root of a call of its own (``agentcgroup exec``)."""
+        self._roots.pop(pid, None)
+        self._members.pop(pid, None)
+        return self._begin(pid, Verdict("tool", "declared with agentcgroup exec"), None)
+
+    def is_root(self, pid: int) -> bool:
+        """Whether the process is the root of a call."""
+        return pid in self._roots
+
+    def adopt(self, pid: int, call: int) -> None:
+        """A process was found in a call's leaf though no event told of it."""
+        self._agents.pop(pid, None)
+        self._members[pid] = call
+
+    def adopt_agent(self, pid: int, parent: int) -> None:
+        """A process was found in the agent domain though no event told of it; it runs its parent's program still."""
+        self._agents[pid] = self._agents.get(parent) or self.launched[0]
+
+    def agent_argv(self, pid: int) -> tuple[str, ...]:
+        """The command line of the program that the process was last known to run."""
+        return self._agents[pid].argv if pid in self._agents else ()
+
+    def _became(self, program: AgentProcess, facts: Facts) -> None:
+        """A process of the agent replaced its own program, as launchers do that exec what they start."""
+        program.argv, program.sid = facts.argv, facts.sid
+        if program.verdict.agent is None:
+            verdict = first_verdict(self._policy, facts.argv)
+            known = verdict.agent is not None or program.pid == self.root
+            program.verdict = verdict if known else program.verdict
+
+    def _begin(self, pid: int, verdict: Verdict, facts: Facts | None) -> Begin:
+        call = self._next_call
+        self._next_call += 1
+        self._agents.pop(pid, None)
+        self._members[pid] = call
+        self._roots[pid] = call
+        return Begin(call, pid, verdict, facts)
