@@ -5,6 +5,7 @@ path and the operation when it fails.  Limits follow the kernel's notation: byte
 """
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -109,16 +110,34 @@ def enable_controllers(cgroup: Path, top: Path) -> None:
             write(step, "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(wanted)))
 
 
-def limit(cgroup: Path, limits: Limits) -> None:
-    """Give a leaf its limits.  The backstop is raised before and lowered after what it backs."""
-    write(cgroup, "memory.max", MAX)
-    write(cgroup, "memory.high", limits.memory_high_bytes)
-    write(cgroup, "memory.max", limits.memory_max_bytes)
-    with contextlib.suppress(CgroupError):  # no such file where the kernel was built or booted without swap
-        write(cgroup, "memory.swap.max", MAX if limits.swap_max_bytes is None else limits.swap_max_bytes)
-    write(cgroup, "pids.max", limits.processes or MAX)
-    write(cgroup, "cpu.weight", limits.cpu_weight)
-    write(cgroup, "cpu.max", MAX if limits.cpu_cores is None else f"{int(limits.cpu_cores * 100_000)} 100000")
+def limit(cgroup: Path, limits: Limits, before: Limits | None = None) -> None:
+    """Give a leaf its limits; ``before`` is what it has (None: a new leaf), so that only changes are written.
+
+    When limits rise, the kernel's backstop rises first: the other order would have a moment in which
+    the call is allowed more than what kills it.
+    """
+    old, new = _spelled(before) if before else _NEW_LEAF, _spelled(limits)
+    rising = before is not None and limits.memory_max_bytes > before.memory_max_bytes
+    for name in sorted(new, key=lambda name: (name == "memory.max") != rising):
+        if new[name] != old.get(name):
+            # No swap files where the kernel was built or booted without swap.
+            with contextlib.suppress(CgroupError) if name == "memory.swap.max" else contextlib.nullcontext():
+                write(cgroup, name, new[name])
+
+
+_NEW_LEAF = {"memory.swap.max": MAX, "pids.max": MAX, "cpu.weight": "100", "cpu.max": MAX}
+
+
+def _spelled(limits: Limits) -> dict[str, str]:
+    """Limits as the kernel's files and values."""
+    return {
+        "memory.high": str(limits.memory_high_bytes),
+        "memory.max": str(limits.memory_max_bytes),
+        "memory.swap.max": MAX if limits.swap_max_bytes is None else str(limits.swap_max_bytes),
+        "pids.max": MAX if limits.processes is None else str(limits.processes),
+        "cpu.weight": str(limits.cpu_weight),
+        "cpu.max": MAX if limits.cpu_cores is None else f"{int(limits.cpu_cores * 100_000)} 100000",
+    }
 
 
 def usage(cgroup: Path) -> Usage:
@@ -154,7 +173,7 @@ def add(cgroup: Path, pid: int) -> bool:
     try:
         write(cgroup, "cgroup.procs", pid)
     except CgroupError as error:
-        if isinstance(error.__context__, ProcessLookupError) or error.errno == 3:
+        if error.errno == errno.ESRCH:
             return False
         raise
     return True
@@ -174,8 +193,15 @@ def freeze(cgroup: Path, frozen: bool) -> None:
 
 
 def kill(cgroup: Path) -> None:
-    """SIGKILL to every process in the cgroup and below, children that are being forked included."""
-    write(cgroup, "cgroup.kill", 1)
+    """SIGKILL to every process in the cgroup and below, children that are being forked included.
+
+    A cgroup that is gone has nobody left to kill.
+    """
+    try:
+        write(cgroup, "cgroup.kill", 1)
+    except CgroupError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
 
 
 def remove(cgroup: Path) -> bool:
@@ -197,8 +223,7 @@ def drain(cgroup: Path, seconds: float) -> bool:
     """
     deadline = time.monotonic() + seconds
     while not remove(cgroup):
-        with contextlib.suppress(CgroupError):
-            kill(cgroup)
+        kill(cgroup)
         if time.monotonic() > deadline:
             return False
         time.sleep(0.005)

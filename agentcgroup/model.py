@@ -68,12 +68,12 @@ class CallRecord:
     """One tool call as it is reported.  Times in seconds since the session's start, sizes in bytes."""
 
     call: int
-    kind: Kind
     pid: int
     argv: tuple[str, ...]
-    class_name: str
-    rule: str
     started_s: float
+    kind: Kind = "tool"
+    class_name: str = "default"
+    rule: str = ""
     cwd: str = ""
     leaf: str | None = None
     placed_after_ms: float | None = None

@@ -21,6 +21,7 @@ class Begin:
     pid: int
     verdict: Verdict
     facts: Facts | None
+    at_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class RootExited:
 
     call: int
     status: int
+    at_ns: int
 
 
 class Tracker:
@@ -50,10 +52,26 @@ class Tracker:
         self._agents: dict[int, AgentProcess] = {root: unknown}
         self._members: dict[int, int] = {}
         self._roots: dict[int, int] = {}
-        self._next_call = 1
+        self._sizes: dict[int, int] = {}
+        self.next_call = 1
         self.root = root
         self.launched: list[AgentProcess] = [unknown]
         """Every program that was taken for the agent, in order, for the summary."""
+
+    def size(self, call: int) -> int:
+        """How many live processes a call has."""
+        return self._sizes.get(call, 0)
+
+    def _enter(self, pid: int, call: int) -> None:
+        self._members[pid] = call
+        self._sizes[call] = self._sizes.get(call, 0) + 1
+
+    def _leave(self, pid: int) -> None:
+        call = self._members.pop(pid, None)
+        if call is not None:
+            self._sizes[call] -= 1
+            if not self._sizes[call]:
+                del self._sizes[call]
 
     def knows(self, pid: int) -> bool:
         """Whether the process belongs to the session."""
@@ -74,26 +92,26 @@ class Tracker:
     def forked(self, parent: int, child: int, at_ns: int) -> Join | None:
         call = self._members.get(parent)
         if call is not None:
-            self._members[child] = call
+            self._enter(child, call)
             return Join(call, child, at_ns)
         program = self._agents.get(parent)
         if program is not None:
             self._agents[child] = program
         return None
 
-    def execed(self, pid: int, facts: Facts | None) -> Begin | None:
+    def execed(self, pid: int, facts: Facts | None, at_ns: int) -> Begin | None:
         """A process of the agent domain started a program; a member's exec changes nothing here."""
         origin = self._agents.get(pid)
         if origin is None:
             return None
         if facts is None:
-            return self._begin(pid, Verdict("tool", "ended before it could be looked at"), None)
+            return self._begin(pid, Verdict("tool", "ended before it could be looked at"), None, at_ns)
         if origin.pid == pid:
             self._became(origin, facts)
             return None
         verdict = judge(self._policy, facts, origin, any(one.verdict.agent for one in self.launched))
         if verdict.role in ("tool", "helper"):
-            return self._begin(pid, verdict, facts)
+            return self._begin(pid, verdict, facts, at_ns)
         program = AgentProcess(pid, facts.argv, facts.sid, verdict)
         self._agents[pid] = program
         self.launched.append(program)
@@ -102,21 +120,21 @@ class Tracker:
             origin.handed_on += 1
         return None
 
-    def exited(self, pid: int, status: int) -> RootExited | None:
-        self._members.pop(pid, None)
+    def exited(self, pid: int, status: int, at_ns: int) -> RootExited | None:
+        self._leave(pid)
         program = self._agents.pop(pid, None)
         if program is not None:
             for other in self.launched:
                 if other.successor == pid:
                     other.successor = None
         call = self._roots.pop(pid, None)
-        return None if call is None else RootExited(call, status)
+        return None if call is None else RootExited(call, status, at_ns)
 
-    def declare(self, pid: int) -> Begin:
+    def declare(self, pid: int, at_ns: int) -> Begin:
         """The process asked to be the root of a call of its own (``agentcgroup exec``)."""
         self._roots.pop(pid, None)
-        self._members.pop(pid, None)
-        return self._begin(pid, Verdict("tool", "declared with agentcgroup exec"), None)
+        self._leave(pid)
+        return self._begin(pid, Verdict("tool", "declared with agentcgroup exec"), None, at_ns)
 
     def is_root(self, pid: int) -> bool:
         """Whether the process is the root of a call."""
@@ -125,7 +143,8 @@ class Tracker:
     def adopt(self, pid: int, call: int) -> None:
         """A process was found in a call's leaf though no event told of it."""
         self._agents.pop(pid, None)
-        self._members[pid] = call
+        self._leave(pid)
+        self._enter(pid, call)
 
     def adopt_agent(self, pid: int, parent: int) -> None:
         """A process was found in the agent domain though no event told of it; it runs its parent's program still."""
@@ -143,10 +162,10 @@ class Tracker:
             known = verdict.agent is not None or program.pid == self.root
             program.verdict = verdict if known else program.verdict
 
-    def _begin(self, pid: int, verdict: Verdict, facts: Facts | None) -> Begin:
-        call = self._next_call
-        self._next_call += 1
+    def _begin(self, pid: int, verdict: Verdict, facts: Facts | None, at_ns: int) -> Begin:
+        call = self.next_call
+        self.next_call += 1
         self._agents.pop(pid, None)
-        self._members[pid] = call
+        self._enter(pid, call)
         self._roots[pid] = call
-        return Begin(call, pid, verdict, facts)
+        return Begin(call, pid, verdict, facts, at_ns)

@@ -1,0 +1,96 @@
+"""All commands and their options.  Each calls one function elsewhere."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from agentcgroup import __version__
+
+app = typer.Typer(
+    name="agentcgroup",
+    help="A cgroup for each tool call of an AI coding agent, and a word with the agent instead of a kill.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+policy_app = typer.Typer(help="Check a policy file, or ask what it means for a command.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(policy_app, name="policy")
+
+_COMMAND = {"allow_extra_args": True, "allow_interspersed_args": False}
+PolicyFile = Annotated[Path | None, typer.Option("--policy", help="Policy file (default: the shipped one).")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"agentcgroup {__version__}")
+        raise typer.Exit
+
+
+@app.command(context_settings=_COMMAND)
+def run(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Option(help="The session's name (default: made from the command's).")] = None,
+    priority: Annotated[Literal["high", "normal", "low"] | None, typer.Option(help="Against other sessions (default: the policy's).")] = None,
+    memory: Annotated[str | None, typer.Option(help="The session's memory budget, e.g. 2G or 50% (default: the policy's).")] = None,
+    cpu_weight: Annotated[int | None, typer.Option(min=1, max=10_000, help="CPU weight among sessions (default: by priority).")] = None,
+    policy: PolicyFile = None,
+    report: Annotated[Path | None, typer.Option(help="Write the summary as JSON to this file.")] = None,
+) -> int:
+    """Run an agent in a session: agentcgroup run [OPTIONS] -- CMD...
+
+    Each tool call of the agent gets its own cgroup; the exit code is CMD's, a summary goes to stderr.
+    """
+    from agentcgroup.session.start import Options, start
+
+    return start(Options(tuple(context.args), name, priority, memory, cpu_weight, policy, report))
+
+
+@app.command("exec", context_settings=_COMMAND)
+def exec_() -> None:
+    """Inside a session, run a command as a tool call of its own: agentcgroup exec [--hint H] -- CMD...
+
+    H is what AGENT_RESOURCE_HINT may hold: memory:low|medium|high|SIZE, cpu:low|high, timeout:DURATION,
+    separated by commas.  The transparent way needs no exec; it is for agents and hooks that want to say so.
+    """
+    raise typer.Exit(2)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False) -> int:
+    """Say what this machine offers, and what to do about what it lacks.  Exit 1 if run can't work."""
+    from agentcgroup.kernel.probe import diagnose, print_diagnosis
+
+    return print_diagnosis(diagnose(), as_json)
+
+
+@app.command()
+def cleanup(end: Annotated[bool, typer.Option("--end", help="End agents that still run in stale sessions, too.")] = False) -> int:
+    """Clean up after sessions whose run was killed: thaw, lift limits, remove empty cgroups."""
+    from agentcgroup.session.start import clean_up
+
+    return clean_up(end)
+
+
+@policy_app.command("check")
+def policy_check(file: Annotated[Path, typer.Argument(help="The policy file.")]) -> None:
+    """Check a policy file; each mistake with file, line and key.  Exit 2 if there is one."""
+    from agentcgroup.policy import load_policy
+
+    loaded = load_policy(file)
+    typer.echo(f"{file}: ok, {len(loaded.classes)} classes, {len(loaded.agents)} known agents")
+
+
+@policy_app.command("explain", context_settings=_COMMAND)
+def policy_explain(
+    context: typer.Context,
+    policy: PolicyFile = None,
+    memory: Annotated[str | None, typer.Option(help="The session's memory budget (default: the policy's).")] = None,
+    hint: Annotated[str, typer.Option(help="A hint to be applied.")] = "",
+) -> int:
+    """Which class and limits a command would get, and which rule says so: ... explain -- CMD..."""
+    from agentcgroup.explain import explain
+
+    return explain(tuple(context.args), policy, memory, hint)

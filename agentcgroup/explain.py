@@ -1,0 +1,37 @@
+"""``agentcgroup policy explain``: what a policy means for one command."""
+
+from pathlib import Path
+
+from agentcgroup.classify import apply_hint, classify
+from agentcgroup.errors import AgentCgroupError
+from agentcgroup.hints import parse_hint
+from agentcgroup.policy import load_policy
+from agentcgroup.session.start import session_budget
+from agentcgroup.units import format_duration, format_size
+
+
+def explain(argv: tuple[str, ...], policy_file: Path | None, memory: str | None, hint_text: str) -> int:
+    """Print class, rule and limits of a command; returns the exit code."""
+    if not argv:
+        raise AgentCgroupError("no command", do="agentcgroup policy explain -- CMD...")
+    hint, complaints = parse_hint(hint_text)
+    if complaints:
+        raise AgentCgroupError("bad hint", "; ".join(complaints), "for example --hint memory:high")
+    policy = load_policy(policy_file)
+    budget = session_budget(policy, memory)
+    granted = classify(policy, budget, argv)
+    limits = apply_hint(policy, budget, granted, hint)
+    none = "none"
+    rows = {
+        "class": granted.name + (" (a helper: not counted as a tool call)" if granted.kind == "helper" else ""),
+        "rule": granted.rule + (f", hint {hint_text}" if hint else ""),
+        "memory": f"{format_size(limits.memory_high_bytes)}, then {granted.on_memory} (the kernel's own limit: {format_size(limits.memory_max_bytes)})",
+        "swap": none if limits.swap_max_bytes is None else format_size(limits.swap_max_bytes),
+        "processes": f"{limits.processes or none}, then {granted.on_processes}",
+        "time": f"{format_duration(limits.time_s)}, then {granted.on_time}" if limits.time_s else none,
+        "cpu": f"weight {limits.cpu_weight}" + (f", at most {limits.cpu_cores:g} cores" if limits.cpu_cores else ""),
+        "of": f"{format_size(budget.tools_high)} for tool calls in a session of {format_size(budget.session)}",
+    }
+    for key, value in rows.items():
+        print(f"{key:10} {value}")
+    return 0

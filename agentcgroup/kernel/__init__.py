@@ -1,0 +1,1 @@
+"""What this machine's kernel can do, and (later) what we load into it."""

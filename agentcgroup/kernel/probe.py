@@ -1,0 +1,177 @@
+"""``agentcgroup doctor``: what this machine offers, found out once, by looking or by trying.
+
+Nothing here changes the machine.  Each finding says why something is missing and what to do.
+"""
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from agentcgroup import cgroup, systemd
+from agentcgroup.errors import AgentCgroupError
+
+BTF = Path("/sys/kernel/btf/vmlinux")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One feature: is it there, what was seen, what to do if not; ``needed``: run can't work without it."""
+
+    feature: str
+    ok: bool
+    seen: str
+    do: str = ""
+    needed: bool = False
+
+
+def diagnose() -> list[Finding]:
+    """Look at everything AgentCgroup can use."""
+    checks: list[Callable[[], Finding]] = [
+        _root, _cgroup2, _controllers, _session_place, _connector, _systemd, _kill, _psi, _favordynmods, _btf, _bpf,
+        _sched_ext, _memcg_struct_ops, _docker,
+    ]  # fmt: skip
+    return [check() for check in checks]
+
+
+def print_diagnosis(findings: list[Finding], as_json: bool) -> int:
+    """Show findings; returns the exit code: 1 if something ``run`` needs is missing."""
+    works = all(finding.ok for finding in findings if finding.needed)
+    if as_json:
+        print(json.dumps({"kernel": os.uname().release, "run_works": works, "findings": [asdict(one) for one in findings]}, indent=1))
+        return 0 if works else 1
+    for one in findings:
+        state = "ok" if one.ok else "MISSING" if one.needed else "missing"
+        print(f"{state:8} {one.feature:24} {one.seen}")
+        if not one.ok and one.do:
+            print(f"{'':33} -> {one.do}")
+    print("agentcgroup run works here" if works else "agentcgroup run can't work here: see MISSING above")
+    return 0 if works else 1
+
+
+def _root() -> Finding:
+    ok = os.geteuid() == 0
+    return Finding("root", ok, f"user id {os.geteuid()}", "run as root: cgroups and process events need it", needed=True)
+
+
+def _cgroup2() -> Finding:
+    do = "boot with systemd.unified_cgroup_hierarchy=1 (and no cgroup_no_v1=)"
+    try:
+        return Finding("cgroup v2", True, f"mounted at {cgroup.mount_point()}", needed=True)
+    except AgentCgroupError as error:
+        return Finding("cgroup v2", False, error.why, do, needed=True)
+
+
+def _controllers() -> Finding:
+    try:
+        there = set(cgroup.read(cgroup.mount_point(), "cgroup.controllers").split())
+    except AgentCgroupError as error:
+        return Finding("controllers", False, error.why, needed=True)
+    lacking = [name for name in cgroup.CONTROLLERS if name not in there]
+    seen = f"missing on v2: {', '.join(lacking)}" if lacking else f"{', '.join(cgroup.CONTROLLERS)} on v2"
+    v1 = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines() if line.split()[2] == "cgroup"]
+    do = "they are bound to cgroup v1: boot with systemd.unified_cgroup_hierarchy=1" if v1 else "remove cgroup_disable= from the kernel's command line"
+    return Finding("controllers", not lacking, seen, do, needed=True)
+
+
+def _session_place() -> Finding:
+    """Where sessions would live, and whether that place can be written."""
+    try:
+        mount = cgroup.mount_point()
+    except AgentCgroupError as error:
+        return Finding("place for sessions", False, error.why, needed=True)
+    place = mount / systemd.SLICE
+    if systemd.is_running():
+        return Finding("place for sessions", True, f"delegated scopes of systemd in {place}", needed=True)
+    writable = os.access(mount, os.W_OK) and os.access(mount / "cgroup.subtree_control", os.W_OK)
+    # The root of a cgroup namespace that holds processes can't hand controllers on (the leaf rule).
+    real_root = not (mount / "cgroup.type").exists()
+    do = "in a container: give it a delegated cgroup of its own (--cgroupns=private, a writable /sys/fs/cgroup, processes in a child)"
+    return Finding("place for sessions", writable and real_root, f"{place}, {'writable' if writable else 'not writable'}, without systemd", do, needed=True)
+
+
+def _connector() -> Finding:
+    from agentcgroup.sources.connector import Connector
+
+    try:
+        Connector().close()
+    except AgentCgroupError as error:
+        return Finding("process connector", False, error.why, error.do, needed=True)
+    return Finding("process connector", True, "events of fork, exec and exit", needed=True)
+
+
+def _systemd() -> Finding:
+    if not systemd.is_running():
+        return Finding("systemd delegation", False, "systemd does not run here", "none needed: sessions are plain cgroups")
+    bus = Path("/run/dbus/system_bus_socket").exists()
+    return Finding("systemd delegation", bus, "system bus there" if bus else "no system bus", "install and start dbus", needed=True)
+
+
+def _kill() -> Finding:
+    try:
+        ok = any(cgroup.mount_point().glob("*/cgroup.kill"))
+    except AgentCgroupError:
+        ok = False
+    return Finding("cgroup.kill, freeze", ok, "there" if ok else "no cgroup.kill (needs kernel 5.14)", "use a newer kernel", needed=True)
+
+
+def _psi() -> Finding:
+    ok = Path("/proc/pressure/memory").exists()
+    try:
+        ok = ok and bool(Path("/proc/pressure/memory").read_text())
+    except OSError:
+        ok = False
+    return Finding("PSI", ok, "pressure of memory, cpu, io" if ok else "not there, or disabled at boot", "boot with psi=1")
+
+
+def _favordynmods() -> Finding:
+    options = next((line.split()[3] for line in Path("/proc/self/mounts").read_text().splitlines() if line.split()[2] == "cgroup2"), "")
+    ok = "favordynmods" in options.split(",")
+    seen = "set: quick moves between cgroups" if ok else "not set: a move waits for an RCU grace period, a few ms"
+    return Finding("favordynmods", ok, seen, "optional: mount -o remount,favordynmods on the cgroup2 mount (forks get slightly slower)")
+
+
+def _btf() -> Finding:
+    return Finding("BTF", BTF.exists(), str(BTF) if BTF.exists() else "the kernel describes no types", "a kernel with CONFIG_DEBUG_INFO_BTF=y")
+
+
+def _bpf() -> Finding:
+    try:
+        from bcc.libbcc import lib
+
+        version = lib.libbpf_version_string
+        version.restype = ctypes.c_char_p
+        return Finding("BPF library", True, f"libbpf {version().decode().lstrip('v')} through bcc")
+    except (ImportError, OSError, AttributeError) as error:
+        return Finding("BPF library", False, f"bcc can't be loaded ({error})", "apt install python3-bpfcc")
+
+
+def _sched_ext() -> Finding:
+    state = Path("/sys/kernel/sched_ext/state")
+    return Finding("sched_ext", state.exists(), state.read_text().strip() if state.exists() else "not in this kernel",
+                   "a kernel 6.12 or newer with CONFIG_SCHED_CLASS_EXT=y (Debian: from 6.18)")  # fmt: skip
+
+
+def _memcg_struct_ops() -> Finding:
+    name = b"\0memcg_bpf_ops\0"
+    try:
+        ok = name in BTF.read_bytes()
+    except OSError:
+        ok = False
+    return Finding("memcg struct_ops", ok, "memcg_bpf_ops in the kernel's BTF" if ok else "not in this kernel",
+                   "kernels that carry the memcg struct_ops patches; cgroup files do it everywhere else")  # fmt: skip
+
+
+def _docker() -> Finding:
+    if not shutil.which("docker"):
+        return Finding("Docker", False, "no docker command", "only needed for agents in containers")
+    try:
+        asked = subprocess.run(["docker", "version", "--format", "{{.Server.Version}}"], capture_output=True, text=True, timeout=20)
+    except subprocess.TimeoutExpired:
+        return Finding("Docker", False, "the Docker daemon does not answer", "systemctl status docker")
+    ok = asked.returncode == 0
+    return Finding("Docker", ok, f"version {asked.stdout.strip()}" if ok else "no Docker daemon answers", "systemctl start docker")

@@ -1,0 +1,352 @@
+"""The live tool calls of a session: placed into leaves, watched, measured, acted upon, recorded.
+
+This is the edge between the tracker and controller, which decide, and the cgroups, where it happens.
+"""
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agentcgroup import cgroup, process
+from agentcgroup import controller as ctl
+from agentcgroup.classify import Budget, classify
+from agentcgroup.hints import parse_hint
+from agentcgroup.model import CallRecord, CommandClass, Deed, Limits
+from agentcgroup.policy import Policy
+from agentcgroup.session.layout import Layout
+from agentcgroup.session.voice import tell
+from agentcgroup.session.watch import Watcher
+from agentcgroup.tracker import Begin, Join, RootExited, Tracker
+from agentcgroup.units import format_duration, format_size
+
+_UNSETTLED_NS = 100_000_000
+"""After a process was moved, children whose fork is reported within this time may have been born
+before the move: they are looked for and moved too."""
+_OUTLIVING_S = 0.5
+"""A call whose processes stay this much longer than its root left something behind."""
+
+
+@dataclass(slots=True)
+class _Live:
+    record: CallRecord
+    leaf: Path | None = None
+    settled_ns: int = 0
+    handles: list[int | None] = field(default_factory=list)
+    limits: Limits | None = None
+    hint_text: str | None = None
+    awaits_command: bool = False
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class Calls:
+    """All calls of one session, live ones and records of ended ones."""
+
+    def __init__(
+        self, policy: Policy, budget: Budget, layout: Layout, tracker: Tracker, watcher: Watcher,
+        log: Callable[[str], None], began: float,
+    ) -> None:  # fmt: skip
+        self._policy, self._budget = policy, budget
+        self._layout, self._tracker, self._watcher = layout, tracker, watcher
+        self._log, self._began = log, began
+        self._controller = ctl.Controller(policy, budget)
+        self._live: dict[int, _Live] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._complained: set[str] = set()
+        self.records: list[CallRecord] = []
+        self._watcher.file(layout.tools / "memory.events.local", self._budget_event)
+
+    # What the tracker says
+
+    def begin(self, begun: Begin) -> None:
+        """A call began: place its root first, everything else after (what it allocates now is charged where it is)."""
+        argv = begun.facts.argv if begun.facts else ()
+        live = _Live(CallRecord(begun.call, begun.pid, argv, self._seconds(begun.at_ns)))
+        live.record.cwd = begun.facts.cwd if begun.facts else ""
+        live.awaits_command = not argv
+        self._live[begun.call] = live
+        self.records.append(live.record)
+        if self._place(live, begun.pid):
+            live.record.placed_after_ms = (live.settled_ns - begun.at_ns) / 1e6
+        granted = self._classify(live, helper=begun.verdict.role == "helper")
+        self._step(ctl.Began(begun.call, granted))
+        self.execed(begun.call, begun.pid)
+
+    def _classify(self, live: _Live, helper: bool = False) -> CommandClass:
+        record = live.record
+        granted = classify(self._policy, self._budget, record.argv, helper)
+        record.kind, record.class_name, record.rule = granted.kind, granted.name, granted.rule
+        return granted
+
+    def join(self, joined: Join) -> None:
+        """A process was born into a call: move it if it may have been born before its parent was moved."""
+        live = self._live.get(joined.call)
+        if live is None:
+            return
+        live.record.processes += 1
+        if joined.at_ns < live.settled_ns + _UNSETTLED_NS:
+            self._collect(live, joined.pid)
+
+    def execed(self, call: int, pid: int) -> None:
+        """A process of a call started a program: its environment may hold a hint, and it may be the awaited command."""
+        live = self._live.get(call)
+        if live is None:
+            return
+        if live.awaits_command and pid == live.record.pid and (argv := process.command_line(pid)):
+            live.awaits_command = False
+            live.record.argv = argv
+            self._step(ctl.Reclassified(call, self._classify(live)))
+        text = process.hint_text(pid)
+        if text and text != live.hint_text:
+            live.hint_text = text
+            hint, complaints = parse_hint(text)
+            for complaint in complaints:
+                if complaint not in self._complained:
+                    self._complained.add(complaint)
+                    self._log(f"call {call}: {complaint}")
+            if hint:
+                live.record.hint = hint
+                self._step(ctl.Hinted(call, hint))
+
+    def await_command(self, call: int) -> Path | None:
+        """The next exec of the call's root is its command; returns the leaf."""
+        live = self._live.get(call)
+        if live is None:
+            return None
+        live.awaits_command = True
+        return live.leaf
+
+    def root_exited(self, ended: RootExited) -> None:
+        live = self._live.get(ended.call)
+        if live is None:
+            return
+        live.record.exit_status = ended.status
+        live.record.ended_s = self._seconds(ended.at_ns)
+        live.record.outlived_by = self._tracker.size(ended.call)
+        self.end_if_over(ended.call)
+
+    # Placement
+
+    def _place(self, live: _Live, pid: int) -> bool:
+        """Put a process into the call's leaf, made now if it has none; False when the process is gone."""
+        leaf = live.leaf or self._layout.take_leaf(live.record.call)
+        try:
+            placed = cgroup.add(leaf, pid)
+        except cgroup.CgroupError as error:
+            self._log(f"call {live.record.call}: not placed: {error}")
+            placed = False
+        live.settled_ns = time.monotonic_ns()
+        if not placed:
+            if live.leaf is None:
+                cgroup.remove(leaf)
+            return False
+        process.prefer_as_victim(pid)
+        if live.leaf is None:
+            self._settle_in(live, leaf)
+        return True
+
+    def _settle_in(self, live: _Live, leaf: Path) -> None:
+        call = live.record.call
+        live.leaf = leaf
+        live.record.leaf = leaf.name
+        if limits := self._controller.limits_of(call):
+            self._apply_limits(live, limits)
+        watch = self._watcher.file
+        live.handles = [
+            watch(leaf / "memory.events.local", lambda text: self._memory_event(call, text)),
+            watch(leaf / "pids.events", lambda text: self._count(call, "pids", text, "max", ctl.ProcessesRefused(call))),
+            watch(leaf / "cgroup.events", lambda text: self.end_if_over(call)),
+        ]
+        asyncio.get_running_loop().call_soon(self._layout.prepare, self._tracker.next_call)
+
+    def _collect(self, live: _Live, pid: int) -> None:
+        """Move a late child into the leaf, unless it is there or gone."""
+        try:
+            where = cgroup.of_process(pid)
+        except ProcessLookupError:
+            return
+        if live.leaf is not None and where == live.leaf:
+            return
+        # A process id that was used again for something outside the session is not touched.
+        if where == self._layout.agent or self._layout.tools in where.parents:
+            self._place(live, pid)
+
+    # What the kernel says
+
+    def _memory_event(self, call: int, text: str | None) -> None:
+        live = self._live.get(call)
+        if live is None or text is None:
+            return
+        if self._rose(live, "high", text, "high") | self._rose(live, "max", text, "max"):
+            self._measure(call, live)
+        if self._rose(live, "oom_kill", text, "oom_kill"):
+            live.record.deeds.append(Deed(self._now(), "killed by the kernel", "out of memory"))
+            self._step(ctl.KernelKilled(call))
+
+    def _count(self, call: int, key: str, text: str | None, name: str, event: ctl.Event) -> None:
+        live = self._live.get(call)
+        if live is not None and text is not None and self._rose(live, key, text, name):
+            self._step(event)
+
+    def _rose(self, live: _Live, key: str, text: str, name: str) -> bool:
+        """Whether a counter of an events file is higher than last time."""
+        count = next((int(line.split()[1]) for line in text.splitlines() if line.split()[0] == name), 0)
+        rose = count > live.counts.get(key, 0)
+        live.counts[key] = count
+        return rose
+
+    def _budget_event(self, text: str | None) -> None:
+        """All calls together reached the session's share (or the file was read for the first time)."""
+        if text is None or not any(live.leaf for live in self._live.values()):
+            return
+        usages = {}
+        for call, live in self._live.items():
+            with contextlib.suppress(cgroup.CgroupError):
+                if live.leaf is not None:
+                    usages[call] = cgroup.usage(live.leaf)
+        self._step(ctl.BudgetCrossed(usages))
+
+    def _measure(self, call: int, live: _Live) -> None:
+        with contextlib.suppress(cgroup.CgroupError):
+            if live.leaf is not None:
+                self._step(ctl.Measured(call, cgroup.usage(live.leaf)))
+
+    # What is done
+
+    def _step(self, event: ctl.Event) -> None:
+        for action in self._controller.step(event, time.monotonic()):
+            self._act(action)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        deadline = self._controller.next_deadline()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if deadline is not None:
+            # Never sooner than 20 ms: a deadline that has passed waits for its measurement.
+            delay = max(deadline - time.monotonic(), 0.02)
+            self._timer = asyncio.get_running_loop().call_later(delay, self._step, ctl.Tick())
+
+    def _act(self, action: ctl.Action) -> None:
+        live = self._live.get(action.call)
+        if live is None:
+            return
+        if isinstance(action, ctl.SetLimits):
+            live.record.limits = action.limits
+            if live.limits is not None:
+                high = format_size(action.limits.memory_high_bytes)
+                self._deed(live, f"limits set (memory {high})", action.why)
+            self._apply_limits(live, action.limits)
+        elif isinstance(action, ctl.Measure):
+            self._measure(action.call, live)
+        elif isinstance(action, ctl.Brake):
+            self._deed(live, "braked", action.why)
+        elif isinstance(action, ctl.Release):
+            self._deed(live, "released", action.why)
+        elif isinstance(action, ctl.Tell):
+            self._deed(live, "told", action.notice.reason)
+            self._spawn(self._tell(live, action.notice))
+        else:
+            self._deed(live, "stopped", action.why)
+            self._spawn(self._stop(live, action.notice))
+
+    def _apply_limits(self, live: _Live, limits: Limits) -> None:
+        if live.leaf is None:
+            return
+        try:
+            cgroup.limit(live.leaf, limits, live.limits)
+            live.limits = limits
+        except cgroup.CgroupError as error:
+            if cgroup.populated(live.leaf):
+                self._log(f"call {live.record.call}: limits not set: {error}")
+
+    async def _tell(self, live: _Live, notice: ctl.Notice) -> None:
+        pids = [live.record.pid] + (cgroup.processes(live.leaf) if live.leaf else [])
+        if not await tell(pids, notice):
+            self._log(f"call {live.record.call}: nobody could be told: {notice.reason}")
+
+    async def _stop(self, live: _Live, notice: ctl.Notice) -> None:
+        """Freeze, tell, kill.  Whatever goes wrong in between, the kill comes."""
+        leaf = live.leaf
+        if leaf is None:
+            process.signal_all([live.record.pid], signal.SIGKILL)
+            return
+        try:
+            cgroup.freeze(leaf, True)
+            await self._tell(live, notice)
+        except cgroup.CgroupError:
+            return  # it ended by itself meanwhile
+        finally:
+            with contextlib.suppress(cgroup.CgroupError):
+                cgroup.kill(leaf)
+
+    # The end
+
+    def end_if_over(self, call: int) -> None:
+        """The call is over when its leaf is empty and no process that events told of is left."""
+        live = self._live.get(call)
+        if live is None or self._tracker.size(call) or (live.leaf is not None and cgroup.populated(live.leaf)):
+            return
+        del self._live[call]
+        for handle in live.handles:
+            self._watcher.forget(handle)
+        record = live.record
+        now = self._now()
+        if record.ended_s is None:
+            record.ended_s = now
+        if now - record.ended_s > _OUTLIVING_S and record.outlived_by:
+            self._deed(live, f"{record.outlived_by} of its processes outlived it", format_duration(now - record.ended_s))
+        else:
+            record.outlived_by = 0
+        if live.leaf is not None:
+            self._read_final(record, live.leaf)
+            cgroup.remove(live.leaf)
+        self._step(ctl.Ended(call))
+
+    def _read_final(self, record: CallRecord, leaf: Path) -> None:
+        with contextlib.suppress(cgroup.CgroupError):
+            record.memory_peak_bytes = int(cgroup.read(leaf, "memory.peak"))
+            record.cpu_s = cgroup.read_table(leaf, "cpu.stat")["usage_usec"] / 1e6
+
+    def check_all(self) -> None:
+        """End the calls that are over, whatever events were missed."""
+        for call in list(self._live):
+            self.end_if_over(call)
+
+    def leaves(self) -> dict[int, Path]:
+        """The leaf of each live call."""
+        return {call: live.leaf for call, live in self._live.items() if live.leaf is not None}
+
+    def session_ends(self) -> None:
+        """Whatever is still alive ends with the session: say so in its record."""
+        for live in self._live.values():
+            self._deed(live, "ended with the session", f"{self._tracker.size(live.record.call)} processes were left")
+
+    async def close(self) -> None:
+        """Finish what was begun to be told."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _deed(self, live: _Live, what: str, why: str) -> None:
+        live.record.deeds.append(Deed(self._now(), what, why))
+        self._log(f"call {live.record.call}: {what} ({why})")
+
+    def _now(self) -> float:
+        return time.monotonic() - self._began
+
+    def _seconds(self, at_ns: int) -> float:
+        """The kernel's time of an event in seconds since the session began."""
+        return at_ns / 1e9 - self._began
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

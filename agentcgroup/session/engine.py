@@ -1,0 +1,317 @@
+"""The governing process of a session ("embedded mode"): events in, decisions, cgroups out.
+
+It runs in a session of its own, deaf to the terminal, beside the process that the user started
+(``front``).  When that one dies, it goes on until the agent ends, so that nothing is left behind; when
+it dies itself, the front takes back every limit.  It is told the end of the agent by the front, or
+sees it by pidfd.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import struct
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agentcgroup import cgroup, process
+from agentcgroup.classify import Budget
+from agentcgroup.errors import AgentCgroupError
+from agentcgroup.policy import Policy
+from agentcgroup.session.calls import Calls
+from agentcgroup.session.layout import Layout
+from agentcgroup.session.places import end_session, release
+from agentcgroup.session.report import build_report
+from agentcgroup.session.watch import Watcher
+from agentcgroup.sources import Execed, Exited, Forked, Lost, ProcessEvent, Source
+from agentcgroup.sources.connector import Connector
+from agentcgroup.tracker import Tracker
+
+CONTROL_SOCKET = "control.sock"
+_LONGEST_REQUEST = 4096
+_QUIET_S = 0.02
+"""No event for this long after the agent's exit: what it did last has arrived."""
+_LOG_LINES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that the engine needs to know of a session; ``stub`` is the process that becomes the agent."""
+
+    name: str
+    folder: Path
+    policy: Policy
+    budget: Budget
+    cpu_weight: int
+    priority: str
+    argv: tuple[str, ...]
+    report: Path | None
+    stub: int
+    keeper: int
+    front: int
+
+
+class Engine:
+    """Governs one session from the first process to the last."""
+
+    def __init__(self, plan: Plan, channel: socket.socket, source: Source) -> None:
+        self._plan = plan
+        self._source = source
+        self._channel = channel
+        self._layout = Layout(plan.name)
+        self._tracker = Tracker(plan.policy, plan.stub)
+        self._log_lines: deque[str] = deque(maxlen=_LOG_LINES)
+        self._began = time.monotonic()
+        self._began_at = time.time()
+        self._over = asyncio.Event()
+        self._agent_status: int | None = None
+        self._agent_kills = 0
+        self._last_event = 0.0
+        self._calls: Calls
+        self._stdio_of = plan.front
+
+    async def run(self) -> None:
+        """Set the session up, govern it, end it.  Setup errors go to the front, which shows them."""
+        plan = self._plan
+        watcher = Watcher()
+        try:
+            self._layout.create(plan.stub, plan.keeper, plan.budget, plan.cpu_weight, plan.policy.session.agent.cpu_weight)
+            self._calls = Calls(plan.policy, plan.budget, self._layout, self._tracker, watcher, self._log, self._began)
+            server = await asyncio.start_unix_server(self._serve, plan.folder / CONTROL_SOCKET, limit=_LONGEST_REQUEST)
+            watcher.exit_of(os.pidfd_open(plan.stub), lambda _: self._over.set())
+        except (AgentCgroupError, OSError) as error:
+            _give_up(plan, self._channel, error)
+            return
+        watcher.file(self._layout.agent / "memory.events.local", self._agent_memory_event)
+        self._layout.prepare(self._tracker.next_call)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._source.fileno(), self._drain)
+        loop.add_reader(self._channel.fileno(), self._front_speaks)
+        self._send({"ready": str(self._layout.top)})
+        await self._over.wait()
+        await self._quiet()
+        agent_peak = self._agent_peak()
+        await self._end_processes()
+        loop.remove_reader(self._source.fileno())
+        server.close()
+        await self._calls.close()
+        self._layout.drop_spare()
+        watcher.close()
+        if not end_session(plan.name):
+            self._log(f"{self._layout.top} could not be removed")
+        self._report(agent_peak)
+        release(plan.folder)
+
+    # Events
+
+    def _drain(self) -> None:
+        self._source.drain(self._deliver)
+
+    def _deliver(self, event: ProcessEvent) -> None:
+        tracker = self._tracker
+        if isinstance(event, Forked):
+            if (joined := tracker.forked(event.parent, event.child, event.at_ns)) is not None:
+                self._calls.join(joined)
+        elif isinstance(event, Execed):
+            if tracker.is_agent(event.pid):
+                self._agent_execed(event)
+            elif (call := tracker.call_of(event.pid)) is not None:
+                self._calls.execed(call, event.pid)
+        elif isinstance(event, Exited):
+            if (call := tracker.call_of(event.pid)) is not None or tracker.is_agent(event.pid):
+                self._last_event = time.monotonic()
+                if (ended := tracker.exited(event.pid, event.status, event.at_ns)) is not None:
+                    self._calls.root_exited(ended)
+                elif call is not None and not tracker.size(call):
+                    self._calls.end_if_over(call)
+        elif isinstance(event, Lost):
+            self._log("process events were lost: reading the session again")
+            asyncio.get_running_loop().call_soon(self._resync)
+
+    def _agent_execed(self, event: Execed) -> None:
+        facts = process.facts(event.pid, self._stdio_of)
+        before = len(self._tracker.launched)
+        begun = self._tracker.execed(event.pid, facts, event.at_ns)
+        if begun is not None:
+            self._calls.begin(begun)
+        elif len(self._tracker.launched) > before:
+            taken = self._tracker.launched[-1]
+            self._log(f"process {taken.pid} taken for the agent: {taken.verdict.why}")
+
+    def _resync(self) -> None:
+        """Read anew where the session's processes are: the way back from lost events."""
+        seen = set()
+        for call, leaf in self._calls.leaves().items():
+            for pid in cgroup.processes(leaf):
+                seen.add(pid)
+                if self._tracker.call_of(pid) != call:
+                    self._tracker.adopt(pid, call)
+        for pid in sorted(cgroup.processes(self._layout.agent)):
+            seen.add(pid)
+            if not self._tracker.knows(pid):
+                self._find_place(pid)
+        now = time.monotonic_ns()
+        for pid in self._tracker.known_pids() - seen:
+            if process.parent(pid) is None and (ended := self._tracker.exited(pid, 0, now)) is not None:
+                self._calls.root_exited(ended)
+        self._calls.check_all()
+
+    def _find_place(self, pid: int) -> None:
+        """A process in the agent domain that no event told of: its ancestors say whose it is."""
+        now = time.monotonic_ns()
+        ancestor = process.parent(pid)
+        while ancestor and not self._tracker.knows(ancestor):
+            ancestor = process.parent(ancestor)
+        parent = ancestor or self._plan.stub
+        joined = self._tracker.forked(parent, pid, now)
+        if joined is not None:
+            self._calls.join(joined)
+        elif self._tracker.agent_argv(pid) != process.command_line(pid):
+            self._agent_execed(Execed(pid, now))
+
+    def _agent_memory_event(self, text: str | None) -> None:
+        kills = next((int(line.split()[1]) for line in (text or "").splitlines() if line.startswith("oom_kill ")), 0)
+        if kills > self._agent_kills:
+            self._agent_kills = kills
+            self._log("a process of the agent itself was killed by the kernel: the agent reached its own memory cap")
+
+    # The front, and the explicit form of a tool call
+
+    def _front_speaks(self) -> None:
+        try:
+            data = self._channel.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            # The front died (kill -9).  The agent goes on, and so do we.
+            asyncio.get_running_loop().remove_reader(self._channel.fileno())
+            self._log("run has died: the session goes on without it")
+            self._stdio_of = self._plan.stub
+            return
+        self._agent_status = json.loads(data)["exit"]
+        self._over.set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One request on the control socket: ``{"op": "call"}`` makes the caller the root of a call."""
+        try:
+            line = await asyncio.wait_for(reader.readline(), 2)
+            answer = self._declare(_peer(writer), json.loads(line))
+        except (ValueError, TypeError, TimeoutError, OSError, AgentCgroupError) as error:
+            answer = {"error": str(error) or type(error).__name__}
+        writer.write(json.dumps(answer).encode() + b"\n")
+        writer.close()
+
+    def _declare(self, pid: int, request: Any) -> dict[str, str]:
+        if not isinstance(request, dict) or request.get("op") != "call":
+            raise ValueError('the request is not understood: {"op": "call"} is')
+        self._drain()
+        if not self._tracker.knows(pid):
+            raise ValueError(f"process {pid} does not belong to this session")
+        if not self._tracker.is_root(pid):
+            self._calls.begin(self._tracker.declare(pid, time.monotonic_ns()))
+        leaf = self._calls.await_command(self._tracker.call_of(pid) or 0)
+        return {"leaf": leaf.name if leaf else ""}
+
+    # The end
+
+    async def _quiet(self) -> None:
+        """Wait until the events of what happened before the agent's exit have arrived."""
+        while (left := self._last_event + _QUIET_S - time.monotonic()) > 0:
+            await asyncio.sleep(left)
+            self._drain()
+
+    async def _end_processes(self) -> None:
+        """End what is left in the session: SIGTERM, a grace, and the rest is killed when the cgroups are removed."""
+        self._calls.check_all()
+        parts = (self._layout.tools, self._layout.agent)
+        left = [pid for part in parts for pid in cgroup.all_processes(part)]
+        if not left:
+            return
+        self._log(f"the agent has ended: ending {len(left)} processes that it left")
+        self._calls.session_ends()
+        process.signal_all(left, signal.SIGTERM)
+        deadline = time.monotonic() + self._plan.policy.session.end_grace
+        while any(cgroup.populated(part) for part in parts) and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        for part in parts:
+            cgroup.kill(part)
+        await asyncio.sleep(_QUIET_S)
+        self._drain()
+        self._calls.check_all()
+
+    def _agent_peak(self) -> int | None:
+        try:
+            return int(cgroup.read(self._layout.agent, "memory.peak"))
+        except cgroup.CgroupError:
+            return None
+
+    def _report(self, agent_peak: int | None) -> None:
+        plan = self._plan
+        report = build_report(
+            plan.name, plan.argv, plan.priority, plan.budget, self._began_at, time.monotonic() - self._began,
+            self._agent_status, agent_peak, self._agent_kills, self._source.name, self._tracker.launched,
+            self._calls.records, list(self._log_lines),
+        )  # fmt: skip
+        text = json.dumps(report)
+        if plan.report is not None:
+            partial = plan.report.with_name(f".{plan.report.name}.partial")
+            try:
+                partial.write_text(text + "\n")
+                partial.replace(plan.report)
+            except OSError as error:
+                report["report_error"] = f"{plan.report}: {error.strerror}"
+        self._send({"report": report})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        _send(self._channel, message)
+
+    def _log(self, line: str) -> None:
+        self._log_lines.append(f"{time.monotonic() - self._began:9.3f} {line}")
+        with open(self._plan.folder / "log", "a") as file:
+            file.write(self._log_lines[-1] + "\n")
+
+
+def govern(plan: Plan, channel: socket.socket) -> None:
+    """Govern the planned session; ``channel`` leads to the front."""
+    try:
+        source = Connector()
+    except AgentCgroupError as error:
+        _give_up(plan, channel, error)
+        return
+
+    async def run() -> None:
+        await Engine(plan, channel, source).run()
+
+    try:
+        asyncio.run(run())
+    finally:
+        source.close()
+
+
+def _give_up(plan: Plan, channel: socket.socket, error: Exception) -> None:
+    """The session can't be set up: leave nothing of it, let the front say why."""
+    end_session(plan.name)
+    release(plan.folder)
+    _send(channel, {"error": str(error)})
+
+
+def _send(channel: socket.socket, message: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):  # the front is gone; the report file, if any, is written
+        channel.setblocking(True)
+        channel.sendall(json.dumps(message).encode() + b"\n")
+        channel.setblocking(False)
+
+
+def _peer(writer: asyncio.StreamWriter) -> int:
+    """The process at the other end of a Unix socket, as the kernel knows it."""
+    credentials = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int(struct.unpack("iII", credentials)[0])
+
+

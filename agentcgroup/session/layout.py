@@ -1,0 +1,83 @@
+"""A session's cgroups: ``agent`` for the agent's runtime, ``tools/tool-<n>`` for its calls.
+
+The calls have a parent of their own (``tools``) instead of lying beside the agent: it lets the kernel
+wake us, and slow the calls, when all of them together near the session's budget, without the agent
+being slowed as it would be by a limit on the session; and the agent's share of the processors
+does not shrink with the number of calls.  ``keeper`` holds one sleeping process: systemd removes a scope
+at the moment it is empty, and with it the figures of the call that ended last.
+"""
+
+import contextlib
+from pathlib import Path
+
+from agentcgroup import cgroup, systemd
+from agentcgroup.classify import Budget
+from agentcgroup.session.places import AGENT, KEEPER, TOOLS, session_cgroup
+
+_TOOLS_CPU_WEIGHT = 100
+
+
+class Layout:
+    """The cgroups of one session."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.top = session_cgroup(name)
+        self.agent = self.top / AGENT
+        self.tools = self.top / TOOLS
+        self._keeper = self.top / KEEPER
+        self._spare: Path | None = None
+
+    def create(self, stub: int, keeper: int, budget: Budget, cpu_weight: int, agent_cpu_weight: int) -> None:
+        """Make the session's cgroups and move ``stub`` into the agent domain; it must not have run yet."""
+        if systemd.is_running():
+            systemd.start_scope(self.name, [stub, keeper], budget.session, budget.agent_low, cpu_weight)
+        else:
+            self.top.parent.mkdir(exist_ok=True)
+            cgroup.enable_controllers(self.top.parent, cgroup.mount_point())
+            cgroup.create(self.top)
+            cgroup.write(self.top, "memory.max", budget.session)
+            cgroup.write(self.top, "memory.low", budget.agent_low)
+            cgroup.write(self.top, "cpu.weight", cpu_weight)
+        for part in (self.agent, self.tools, self._keeper):
+            cgroup.create(part)
+        cgroup.add(self.agent, stub)
+        cgroup.add(self._keeper, keeper)
+        cgroup.enable_controllers(self.tools, self.top)
+        cgroup.write(self.agent, "memory.low", budget.agent_low)
+        cgroup.write(self.agent, "memory.max", budget.agent_max)
+        cgroup.write(self.agent, "cpu.weight", agent_cpu_weight)
+        cgroup.write(self.tools, "memory.high", budget.tools_high)
+        cgroup.write(self.tools, "memory.max", budget.tools_max)
+        cgroup.write(self.tools, "cpu.weight", _TOOLS_CPU_WEIGHT)
+
+    def take_leaf(self, call: int) -> Path:
+        """A leaf for a call: the spare if it fits, else a new one."""
+        leaf = self.tools / f"tool-{call}"
+        if self._spare == leaf:
+            self._spare = None
+        else:
+            self._make(leaf)
+        return leaf
+
+    def prepare(self, call: int) -> None:
+        """Have the leaf of the next call ready, so that making it is not on that call's way."""
+        leaf = self.tools / f"tool-{call}"
+        if self._spare not in (None, leaf):
+            self.drop_spare()
+        if self._spare is None:
+            with contextlib.suppress(cgroup.CgroupError):
+                self._make(leaf)
+                self._spare = leaf
+
+    def drop_spare(self) -> None:
+        """Remove the prepared leaf."""
+        if self._spare is not None:
+            cgroup.remove(self._spare)
+            self._spare = None
+
+    def _make(self, leaf: Path) -> None:
+        if not leaf.exists():
+            cgroup.create(leaf)
+        # A command is several processes: half of it killed is of no use to anyone.
+        cgroup.write(leaf, "memory.oom.group", 1)

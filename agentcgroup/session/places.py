@@ -1,0 +1,166 @@
+"""Where sessions live: names, locks, and what is left of those whose processes died.
+
+A session is a folder in /run/agentcgroup/sessions with a lock that its two processes hold, and a cgroup
+whose place follows from the name.  A lock that can be taken belongs to nobody: the session is stale.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentcgroup import cgroup, systemd
+from agentcgroup.errors import AgentCgroupError, errno_words
+
+RUN = Path("/run/agentcgroup")
+SESSIONS = RUN / "sessions"
+AGENT = "agent"
+TOOLS = "tools"
+KEEPER = "keeper"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}", re.A | re.I)
+_END_WAIT_S = 5.0
+
+
+def check_name(name: str) -> str:
+    """The name, if it can be part of a unit's and a folder's name; else AgentCgroupError."""
+    if not _NAME.fullmatch(name):
+        raise AgentCgroupError(
+            f"session name {name!r} refused",
+            "a name has 1 to 40 letters, digits, '.', '_' or '-' and begins with a letter or digit",
+            "choose another with --name",
+        )
+    return name
+
+
+def session_cgroup(name: str) -> Path:
+    """The session's own cgroup, existing or not."""
+    return cgroup.mount_point() / systemd.SLICE / systemd.scope_name(name)
+
+
+def name_of(path: Path) -> str | None:
+    """The session that a cgroup belongs to, None for one outside all sessions."""
+    for part in (path, *path.parents):
+        if part.parent.name == systemd.SLICE and part.name.startswith("agentcgroup-"):
+            return part.name.removeprefix("agentcgroup-").removesuffix(".scope")
+    return None
+
+
+@contextlib.contextmanager
+def _registry() -> Iterator[None]:
+    """Only one process at a time adds, removes or judges sessions."""
+    try:
+        SESSIONS.mkdir(parents=True, exist_ok=True)
+        with open(RUN / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except PermissionError as error:
+        raise AgentCgroupError(f"{RUN} is not writable", errno_words(error), "run as root") from None
+
+
+def claim(name: str) -> tuple[Path, int]:
+    """Make the session's folder; returns it with a locked descriptor (closed on exec, kept by forks).
+
+    Raises AgentCgroupError when the name is in use.
+    """
+    folder = SESSIONS / check_name(name)
+    with _registry():
+        _clean_stale(folder)
+        if folder.exists() or session_cgroup(name).exists():
+            raise AgentCgroupError(f"session name {name!r} is taken", "a session of that name is running", "choose another with --name")
+        folder.mkdir(mode=0o755)
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return folder, descriptor
+
+
+def release(folder: Path) -> None:
+    """Forget a session that has ended."""
+    with _registry():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """What ``clean`` found of one stale session: leaves removed, and the agent processes that still run."""
+
+    name: str
+    removed: int
+    running: tuple[int, ...]
+
+
+def clean(end: bool = False) -> list[Cleaned]:
+    """Undo what sessions left whose processes died: nothing stays frozen or limited, empty cgroups go.
+
+    An agent that still runs keeps running, without control, unless ``end`` says to end it.
+    """
+    found = []
+    with _registry():
+        named = {folder.name for folder in SESSIONS.iterdir() if folder.is_dir()}
+        base = cgroup.mount_point() / systemd.SLICE
+        named |= {name for path in base.glob("agentcgroup-*") if (name := name_of(path))}
+        for name in sorted(named):
+            cleaned = _clean_stale(SESSIONS / name, end)
+            if cleaned:
+                found.append(cleaned)
+    return found
+
+
+def _clean_stale(folder: Path, end: bool = False) -> Cleaned | None:
+    """Clean one session if nobody holds its lock; None when it is alive or there is nothing of it."""
+    place = session_cgroup(folder.name)
+    try:
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        if not place.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            return None
+        descriptor = None
+    try:
+        if descriptor is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+    before = sum(1 for _ in cgroup.subtree(place))
+    lift(place)
+    running = tuple(cgroup.processes(place / AGENT))
+    if running and not end:
+        for leaf in (place / TOOLS).glob("*-*"):
+            cgroup.remove(leaf)
+    else:
+        running = ()
+        end_session(folder.name)
+        shutil.rmtree(folder, ignore_errors=True)
+    return Cleaned(folder.name, before - sum(1 for _ in cgroup.subtree(place)), running)
+
+
+def lift(place: Path) -> None:
+    """Take back every brake and freeze below a session; its own budget stays."""
+    for part in cgroup.subtree(place):
+        if part == place:
+            continue
+        for name, value in (("cgroup.freeze", "0"), ("memory.high", cgroup.MAX), ("memory.max", cgroup.MAX), ("cpu.max", cgroup.MAX)):
+            with contextlib.suppress(cgroup.CgroupError):
+                cgroup.write(part, name, value)
+
+
+def end_session(name: str) -> bool:
+    """Kill what is left of a session and remove its cgroups; False when something could not be removed."""
+    place = session_cgroup(name)
+    children_gone = all(cgroup.drain(place / part, _END_WAIT_S) for part in (TOOLS, AGENT, KEEPER))
+    if systemd.is_running():
+        # An empty scope goes by itself, a moment later; waiting for it frees the name now.
+        deadline = time.monotonic() + _END_WAIT_S
+        while place.exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        if place.exists():
+            with contextlib.suppress(AgentCgroupError):
+                systemd.stop_scope(name)
+    return cgroup.drain(place, _END_WAIT_S) and children_gone

@@ -1,0 +1,125 @@
+"""The report of a session, as JSON and as the table that ``run`` prints.
+
+``build_report`` makes plain data from the records; ``print_summary`` shows it to a person.
+"""
+
+import dataclasses
+import os
+import signal
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from agentcgroup.boundary import AgentProcess
+from agentcgroup.classify import Budget
+from agentcgroup.command import display
+from agentcgroup.model import CallRecord
+from agentcgroup.units import format_duration, format_size
+
+SCHEMA = 1
+
+
+def build_report(
+    name: str, argv: Sequence[str], priority: str, budget: Budget, began_at: float, duration_s: float,
+    agent_status: int | None, agent_peak: int | None, agent_kills: int, source: str,
+    launched: Sequence[AgentProcess], records: Sequence[CallRecord], log: Sequence[str],
+) -> dict[str, Any]:  # fmt: skip
+    """Everything about a session as JSON-able data.  Sizes in bytes, times in seconds; ``started`` since the epoch."""
+    return {
+        "schema": SCHEMA,
+        "session": name,
+        "command": list(argv),
+        "priority": priority,
+        "kernel": os.uname().release,
+        "source": source,
+        "started": began_at,
+        "duration_s": duration_s,
+        "budget": dataclasses.asdict(budget),
+        "agent": {
+            "exit": agent_status,
+            "memory_peak_bytes": agent_peak,
+            "out_of_memory_kills": agent_kills,
+            "processes": [
+                {"pid": one.pid, "argv": list(one.argv), "why": one.verdict.why, "known_as": one.verdict.agent, "role": one.verdict.role}
+                for one in launched
+            ],
+        },
+        "calls": [_call(record) for record in records],
+        "log": list(log),
+    }
+
+
+def _call(record: CallRecord) -> dict[str, Any]:
+    data = dataclasses.asdict(record)
+    data["duration_s"] = None if record.ended_s is None else max(0.0, record.ended_s - record.started_s)
+    data["command"] = display(record.argv, 500) if record.argv else "(ended before it could be looked at)"
+    return data
+
+
+def exit_words(status: int | None) -> str:
+    """A wait(2) status for people: ``0``, ``1``, ``SIGKILL``."""
+    if status is None:
+        return "?"
+    if os.WIFSIGNALED(status):
+        try:
+            return signal.Signals(os.WTERMSIG(status)).name
+        except ValueError:
+            return f"signal {os.WTERMSIG(status)}"
+    return str(os.waitstatus_to_exitcode(status))
+
+
+def print_summary(report: dict[str, Any], out: TextIO) -> None:
+    """The table at the end of ``run``: one line for each tool call, then what else is worth knowing."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(file=out, width=max(80, Console(file=out).width) if out.isatty() else 140, highlight=False)
+    calls = [call for call in report["calls"] if call["kind"] == "tool"]
+    helpers = [call for call in report["calls"] if call["kind"] == "helper"]
+    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="")
+    table.add_column("call", justify="right")
+    table.add_column("command")
+    table.add_column("class")
+    for name in ("time", "peak", "limit", "CPU", "exit"):
+        table.add_column(name, justify="right")
+    table.add_column("what was done")
+    width = max(16, console.width - _OTHER_COLUMNS)
+    for call in calls + helpers:
+        deeds = ", ".join(f"{deed['what']} ({deed['why']})" for deed in call["deeds"])
+        cells = [str(call["call"]), _cut(call["command"], width), call["class_name"] + (" (helper)" if call["kind"] == "helper" else ""),
+                 _or_dash(call["duration_s"], format_duration), _or_dash(call["memory_peak_bytes"], format_size),
+                 _or_dash(call["limits"] and call["limits"]["memory_high_bytes"], format_size),
+                 _or_dash(call["cpu_s"], format_duration), exit_words(call["exit_status"]), deeds]  # fmt: skip
+        table.add_row(*(Text(cell) for cell in cells))
+    agent = report["agent"]
+    budget = report["budget"]
+    plural = "" if len(calls) == 1 else "s"
+    console.print(Text(f"\nagentcgroup: session {report['session']}: {len(calls)} tool call{plural} in {format_duration(report['duration_s'])}"
+                       f", budget {format_size(budget['session'])}, kernel {report['kernel']}, events from the {report['source']}"))  # fmt: skip
+    if calls or helpers:
+        console.print(table)
+    for one in agent["processes"]:
+        words = display(one["argv"], 70) if one["argv"] else "(never started)"
+        console.print(Text(f"agent: process {one['pid']} {words} [{one['why']}]"))
+    if agent["memory_peak_bytes"] is not None:
+        console.print(Text(f"agent: peak {format_size(agent['memory_peak_bytes'])} of its cap {format_size(budget['agent_max'])}"))
+    for line in report["log"]:
+        if "ignored" in line or "lost" in line or "not placed" in line or "could not" in line:
+            console.print(Text(f"note: {line.strip()}"))
+    if agent["out_of_memory_kills"]:
+        console.print(Text(
+            f"agentcgroup: the agent itself reached its memory cap of {format_size(budget['agent_max'])} and the kernel killed"
+            f" {agent['out_of_memory_kills']} of its processes; nothing outside this session was affected.\n"
+            "  raise session.agent.memory_max in a policy, or the session's --memory, if the agent needs more"))  # fmt: skip
+
+
+_OTHER_COLUMNS = 90
+"""Characters that the columns beside the command want."""
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _or_dash(value: Any, words: Any) -> str:
+    return "-" if value is None else words(value)
