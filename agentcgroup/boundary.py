@@ -7,8 +7,8 @@ The rules, in order, for a program that a process of the agent domain started:
 2. Its parent is a *launcher*: a program of the policy's ``launchers`` (npx, uv, sudo, ...), or a shell
    whose text runs one single program, which kept the session's stdout and stderr.
 3. Its parent, no shell, handed on the session's stdout and stderr (the very same open files: kcmp), in
-   the same terminal session, to one program that is no ``sh -c``, and has no other such child: a
-   shim or a re-execution.  Launchers pass their output on; tool calls are captured, for the agent
+   the same terminal session, to one program that is neither ``sh -c`` nor in a class of the policy
+   (git, compilers, ...), and has no other such child: a shim or a re-execution.  Launchers pass their output on; tool calls are captured, for the agent
    must read what they say.  A parent whose first such child ended and which starts another program is
    no launcher (those end with their child): its later children are tool calls.
 4. It is a shell without text or script, started by an agent: a persistent shell.  It stays in the agent
@@ -94,7 +94,7 @@ def _launched(policy: Policy, child: Facts, parent: AgentProcess, inherits: bool
         text = shell_text(parent.argv)
         alone = text is not None and len(external_commands(text)) == 1
         return f"the one program that {name} -c runs" if alone else None
-    if shell_text(child.argv) is not None or is_waiting_shell(child.argv):
+    if program(child.argv) in SHELLS or any(program(child.argv) in rule.programs for rule in policy.classes):
         return None
     again = parent.handed_on > 0 and child.argv[:2] != parent.argv[:2]
     if parent.successor is not None or again:

@@ -49,6 +49,9 @@ def _regex(value: str) -> str:
     return value
 
 
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's where it is built in: ten times as fast, and every run reads a policy."""
+
 Amount = Annotated[float | int, BeforeValidator(_amount)]
 """int: bytes; float: share of the session's budget for tool calls."""
 Size = Annotated[int, BeforeValidator(_size)]
@@ -190,8 +193,8 @@ def parse_policy(text: str, name: str) -> Policy:
     """Check a policy's text; ``name`` stands for it in errors."""
     do = "see policies/default.yaml for the keys and their meaning"
     try:
-        content = yaml.safe_load(text)
-        lines = _lines(yaml.compose(text, Loader=yaml.SafeLoader))
+        content = yaml.load(text, _LOADER)
+        lines = _lines(yaml.compose(text, _LOADER))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name

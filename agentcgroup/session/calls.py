@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,8 @@ class Calls:
         self._layout, self._tracker, self._watcher = layout, tracker, watcher
         self._log, self._began = log, began
         self._controller = ctl.Controller(policy, budget)
+        # Agents repeat themselves: nearly all recorded runs have the same command three times in a row.
+        self._class_of = lru_cache(maxsize=256)(partial(classify, policy, budget))
         self._live: dict[int, _Live] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -79,7 +82,7 @@ class Calls:
 
     def _classify(self, live: _Live, helper: bool = False) -> CommandClass:
         record = live.record
-        granted = classify(self._policy, self._budget, record.argv, helper)
+        granted = self._class_of(record.argv, helper)
         record.kind, record.class_name, record.rule = granted.kind, granted.name, granted.rule
         return granted
 

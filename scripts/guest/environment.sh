@@ -1,0 +1,37 @@
+# Sourced by the scripts: a Python environment with the project's dependencies, outside the tree.
+# Sets VENV and puts it on PATH; it is made anew when pyproject.toml changes.
+say() { echo "$SCRIPT: $*" >&2; }
+
+CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/agentcgroup"
+VENV="$CACHE/venv-$(sha256sum pyproject.toml | cut -c1-12)"
+if [ ! -e "$VENV/done" ]; then
+  say "installing the project's dependencies into $VENV (about a minute)"
+  if ! python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    say "installing python3-venv on this machine"
+    apt-get -qq update
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y python3-venv >/dev/null
+  fi
+  rm -rf "$VENV"
+  python3 -m venv "$VENV"
+  python3 - <<'PY' >"$VENV/requirements"
+import tomllib
+
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+optional = project["optional-dependencies"]
+print("\n".join([*project["dependencies"], *optional["test"], *(one for one in optional["dev"] if "agentcgroup" not in one)]))
+PY
+  "$VENV/bin/pip" install -q --disable-pip-version-check -r "$VENV/requirements" 2>&1 | grep -v '^WARNING' >&2 || true
+  "$VENV/bin/python" -c 'import jeepney, pydantic, pyroute2, rich, typer, yaml, pytest, hypothesis'
+  # The work tree itself, not a copy of it.
+  pwd >"$(echo "$VENV"/lib/python3*/site-packages)/agentcgroup-tree.pth"
+  printf '#!%s/bin/python3\nimport sys\nfrom agentcgroup.cli import main\nsys.exit(main())\n' "$VENV" >"$VENV/bin/agentcgroup"
+  chmod +x "$VENV/bin/agentcgroup"
+  touch "$VENV/done"
+fi
+export PATH="$VENV/bin:$PATH"
+
+need_agent() {
+  # Its declared dependencies are 700 MB of clients for model services; the scripted model needs none.
+  python3 -c 'import minisweagent' 2>/dev/null ||
+    "$VENV/bin/pip" install -q --disable-pip-version-check --no-deps mini-swe-agent python-dotenv jinja2 markupsafe platformdirs 2>&1 | grep -v '^WARNING' >&2 || true
+}

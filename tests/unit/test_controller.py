@@ -1,0 +1,197 @@
+"""The controller: the ladder's steps one by one, and what holds for every history."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agentcgroup import controller as ctl
+from agentcgroup.classify import classify, split_budget
+from agentcgroup.hints import Hint
+from agentcgroup.model import Usage
+from agentcgroup.policy import load_policy, parse_policy
+
+POLICY = load_policy()
+BUDGET = split_budget(POLICY, 1 << 30)
+GRANTED = classify(POLICY, BUDGET, ["./x"])
+LIMIT = GRANTED.limits.memory_high_bytes
+TOP = GRANTED.limits.memory_max_bytes
+TIMED = parse_policy("version: 1\ndefault: {time: 5s, processes: 50}\ndefault_on_limit: {processes: kill}\n", "p")
+
+
+def started(policy=POLICY, granted=GRANTED):  # type: ignore[no-untyped-def]
+    controller = ctl.Controller(policy, BUDGET)
+    assert controller.step(ctl.Began(1, granted), 0.0) == [ctl.SetLimits(1, granted.limits, granted.rule)]
+    return controller
+
+
+def measured(size: int, firm: int | None = None) -> ctl.Measured:
+    return ctl.Measured(1, Usage(size, size if firm is None else firm))
+
+
+def test_page_cache_at_the_limit_is_left_to_the_kernel() -> None:
+    assert started().step(measured(LIMIT + 1, LIMIT // 2), 1.0) == []
+
+
+def test_over_the_limit_is_braked_first_and_released_when_it_comes_back() -> None:
+    controller = started()
+    [brake] = controller.step(measured(LIMIT), 1.0)
+    assert isinstance(brake, ctl.Brake)
+    assert brake.until_s == controller.next_deadline() == 1.0 + POLICY.session.brake
+    assert controller.step(measured(LIMIT + 1), 1.5) == []
+    assert controller.step(measured(LIMIT // 2), 1.6) == [ctl.Release(1, "back below its memory limit")]
+    assert controller.next_deadline() is None
+
+
+def test_still_over_when_the_brake_ends_is_stopped_with_the_figures() -> None:
+    controller = started()
+    controller.step(measured(LIMIT), 1.0)
+    assert controller.step(ctl.Tick(), 2.0) == [ctl.Measure(1)]
+    [stop] = controller.step(measured(LIMIT + 5), 2.0)
+    assert isinstance(stop, ctl.Stop)
+    assert (stop.notice.used, stop.notice.limit, stop.notice.stopped) == (LIMIT + 5, LIMIT, True)
+
+
+def test_half_way_to_the_kernels_kill_there_is_no_time_to_brake() -> None:
+    [stop] = started().step(measured((LIMIT + TOP) // 2 + 1), 1.0)
+    assert isinstance(stop, ctl.Stop)
+
+
+def test_a_stop_that_did_not_work_is_repeated_and_nothing_else_is_done() -> None:
+    controller = started()
+    [stop] = controller.step(measured(TOP), 1.0)
+    assert controller.step(measured(TOP), 1.1) == []
+    assert controller.step(ctl.Tick(), 1.0 + ctl.KILL_RETRY_S) == [stop]
+    controller.step(ctl.Ended(1), 3.0)
+    assert controller.next_deadline() is None
+
+
+def test_a_declared_need_raises_the_limit_and_ends_the_brake() -> None:
+    controller = started()
+    controller.step(measured(LIMIT), 1.0)
+    [limits] = controller.step(ctl.Hinted(1, Hint(memory="high")), 1.1)
+    assert isinstance(limits, ctl.SetLimits)
+    assert limits.limits.memory_high_bytes == BUDGET.tools_high
+    assert controller.next_deadline() is None
+
+
+def test_all_calls_together_over_the_budget_stop_the_largest_alone() -> None:
+    controller = started()
+    controller.step(ctl.Began(2, GRANTED), 0.1)
+    usages = {1: Usage(BUDGET.tools_high // 3, BUDGET.tools_high // 3), 2: Usage(BUDGET.tools_high, BUDGET.tools_high)}
+    [stop] = controller.step(ctl.BudgetCrossed(usages), 1.0)
+    assert isinstance(stop, ctl.Stop)
+    assert (stop.call, stop.notice.reason) == (2, "budget")
+    assert controller.step(ctl.BudgetCrossed(usages), 1.0) == []
+
+
+def test_page_cache_of_all_calls_together_stops_nobody() -> None:
+    assert started().step(ctl.BudgetCrossed({1: Usage(BUDGET.tools_high, 1000)}), 1.0) == []
+
+
+def test_time_and_processes_stop_a_call_where_the_policy_says_so() -> None:
+    granted = classify(TIMED, BUDGET, ["./x"])
+    controller = started(TIMED, granted)
+    assert controller.next_deadline() == 5.0
+    assert controller.step(ctl.Tick(), 4.9) == []
+    [stop] = controller.step(ctl.Tick(), 5.0)
+    assert isinstance(stop, ctl.Stop)
+    assert stop.notice.reason == "time"
+    [stop] = started(TIMED, granted).step(ctl.ProcessesRefused(1), 1.0)
+    assert isinstance(stop, ctl.Stop)
+    assert stop.notice.reason == "processes"
+
+
+def test_told_once_of_each_thing() -> None:
+    controller = started()
+    assert len(controller.step(ctl.ProcessesRefused(1), 1.0)) == 1
+    assert controller.step(ctl.ProcessesRefused(1), 1.1) == []
+    assert len(controller.step(ctl.KernelKilled(1), 1.2)) == 1
+
+
+CALLS = st.integers(1, 4)
+SIZES = st.integers(0, 1 << 31)
+USAGES = st.builds(lambda size, share: Usage(size, size * share // 4), SIZES, st.integers(0, 4))
+HINTS = st.builds(Hint, memory=st.none() | st.sampled_from(["low", "high"]) | SIZES, timeout_s=st.none() | st.floats(0.1, 20))
+COMMANDS = st.sampled_from(["pytest", "git", "./x", "npm"])
+EVENTS = st.one_of(
+    st.builds(lambda call, name: ctl.Began(call, classify(POLICY, BUDGET, [name])), CALLS, COMMANDS),
+    st.builds(lambda call, name: ctl.Reclassified(call, classify(TIMED, BUDGET, [name])), CALLS, COMMANDS),
+    st.builds(ctl.Hinted, CALLS, HINTS),
+    st.builds(ctl.Measured, CALLS, USAGES),
+    st.builds(ctl.BudgetCrossed, st.dictionaries(CALLS, USAGES)),
+    st.builds(ctl.ProcessesRefused, CALLS),
+    st.builds(ctl.KernelKilled, CALLS),
+    st.builds(ctl.Ended, CALLS),
+    st.just(ctl.Tick()),
+)
+HISTORIES = st.lists(st.tuples(EVENTS, st.floats(0, 3)), max_size=40)
+
+
+@settings(max_examples=500)
+@given(HISTORIES)
+def test_in_every_history_actions_stay_within_the_rules(history):  # type: ignore[no-untyped-def]
+    controller = ctl.Controller(POLICY, BUDGET)
+    now, live, brakes = 0.0, set(), {}
+    for event, passed in history:
+        now += passed
+        if isinstance(event, ctl.Began):
+            live.add(event.call)
+        actions = controller.step(event, now)
+        if isinstance(event, ctl.Ended):
+            live.discard(event.call)
+            brakes.pop(event.call, None)
+        for action in actions:
+            # Only calls that began and have not ended are acted upon: there is no agent domain to name.
+            assert action.call in live
+            if isinstance(action, ctl.SetLimits):
+                assert action.limits.memory_max_bytes <= BUDGET.tools_max
+                assert action.limits.memory_high_bytes <= action.limits.memory_max_bytes
+                brakes.pop(action.call, None)
+            elif isinstance(action, ctl.Brake):
+                assert now < action.until_s <= now + GRANTED.brake_s
+                brakes[action.call] = action.until_s
+            elif isinstance(action, (ctl.Release, ctl.Stop)):
+                brakes.pop(action.call, None)
+        # Every brake that is on has its end among the deadlines.
+        for until in brakes.values():
+            deadline = controller.next_deadline()
+            assert deadline is not None
+            assert deadline <= until
+
+
+@settings(max_examples=200)
+@given(HISTORIES)
+def test_every_brake_ends(history):  # type: ignore[no-untyped-def]
+    """Whatever came before: when the time of a brake is up and the call is measured, it is released or stopped."""
+    controller = ctl.Controller(POLICY, BUDGET)
+    now, braked = 0.0, set()
+
+    def note(actions: list[ctl.Action]) -> list[ctl.Action]:
+        for action in actions:
+            if isinstance(action, ctl.Brake):
+                braked.add(action.call)
+            elif isinstance(action, (ctl.Release, ctl.Stop, ctl.SetLimits)):
+                braked.discard(action.call)
+        return actions
+
+    for event, passed in history:
+        now += passed
+        note(controller.step(event, now))
+        if isinstance(event, (ctl.Ended, ctl.Began)):
+            braked.discard(event.call)
+    now += POLICY.session.brake + 0.001
+    for action in note(controller.step(ctl.Tick(), now)):
+        if isinstance(action, ctl.Measure):
+            note(controller.step(ctl.Measured(action.call, Usage(TOP, TOP)), now))
+    assert not braked
+
+
+@given(HISTORIES)
+def test_the_same_history_gives_the_same_actions(history):  # type: ignore[no-untyped-def]
+    def play() -> list[list[ctl.Action]]:
+        controller, now, taken = ctl.Controller(POLICY, BUDGET), 0.0, []
+        for event, passed in history:
+            now += passed
+            taken.append(controller.step(event, now))
+        return taken
+
+    assert play() == play()

@@ -1,0 +1,59 @@
+"""Policies: what is accepted, and how mistakes are reported."""
+
+from pathlib import Path
+
+import pytest
+
+from agentcgroup.errors import AgentCgroupError
+from agentcgroup.policy import default_policy_path, load_policy, parse_policy
+
+
+def test_the_shipped_policy_is_valid_and_knows_the_usual_commands() -> None:
+    policy = load_policy()
+    names = {rule.name for rule in policy.classes}
+    assert {"test", "install", "build", "git", "explore", "language-server", "mcp-server"} <= names
+    assert {rule.name for rule in policy.agents} >= {"claude code", "codex", "gemini cli", "mini-swe-agent"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("version: 1\nsession:\n  memory: 400%\n", "p.yaml:3: session.memory: a share lies between 0% and 100%"),
+        ("version: 1\nclasses:\n  - name: x\n    limits:\n      memory: big\n", "p.yaml:5: classes.0.limits.memory: 'big' is not a size"),
+        ("version: 1\nsessoin: {}\n", "p.yaml:2: sessoin: Extra inputs are not permitted"),
+        ("version: 2\n", "p.yaml:1: version: Input should be 1"),
+        ("session: {}\n", "p.yaml:1: version: Field required"),
+        ("version: 1\nclasses:\n  - name: x\n    regex: '['\n", "p.yaml:4: classes.0.regex: not a regular expression"),
+        ("version: 1\nclasses:\n  - name: x\n    on_limit: {memory: explode}\n", "p.yaml:4: classes.0.on_limit.memory: Input should be"),
+        ("a: [\n", "p.yaml:2: not YAML"),
+        ("- 1\n", "p.yaml:1: a policy is a mapping"),
+        ("", "p.yaml:1: a policy is a mapping"),
+        ("version: 1\nx: !!python/object:os.system {}\n", "p.yaml:2: not YAML"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_by_file_line_and_key(text: str, expected: str) -> None:
+    with pytest.raises(AgentCgroupError) as caught:
+        parse_policy(text, "p.yaml")
+    assert expected in str(caught.value)
+
+
+def test_every_mistake_is_reported_at_once() -> None:
+    with pytest.raises(AgentCgroupError) as caught:
+        parse_policy("version: 1\na: 1\nb: 2\n", "p.yaml")
+    assert "p.yaml:2: a" in str(caught.value)
+    assert "p.yaml:3: b" in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(AgentCgroupError, match="No such file"):
+        load_policy(tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(AgentCgroupError, match="not UTF-8"):
+        load_policy(tmp_path / "binary.yaml")
+
+
+def test_each_number_of_the_characterization_has_its_source_beside_it() -> None:
+    text = default_policy_path().read_text()
+    for figure in ("185M", "518M", "233M", "13500K", "4500K"):
+        lines = [line for line in text.splitlines() if figure in line and ("P95" in line or "paper" in line)]
+        assert lines, figure

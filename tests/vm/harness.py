@@ -1,0 +1,120 @@
+"""What the tests in the virtual host share: sessions, agents, and a witness that reads the cgroup tree from outside."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agentcgroup.session.places import RUN
+from agentcgroup.session.places import SESSIONS as SESSIONS
+
+AGENTS = Path(__file__).parent.parent / "agents"
+SLICE = Path("/sys/fs/cgroup/agentcgroup.slice")
+TRIES = int(os.environ.get("AGENTCGROUP_TRIES") or 0)
+"""How often the tests that repeat themselves do so; 0: their own, quick number."""
+
+
+@dataclass
+class Outcome:
+    """How a session ended: exit code, what it printed, its report."""
+
+    code: int
+    stdout: str
+    stderr: str
+    report: dict[str, Any]
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        return list(self.report["calls"])
+
+
+def command(*options: str, agent: list[str]) -> list[str]:
+    return [sys.executable, "-m", "agentcgroup", "run", *options, "--", *agent]
+
+
+def session(folder: Path, *options: str, agent: list[str], **kwargs: Any) -> Outcome:
+    """Run an agent in a session and return how it ended."""
+    report = folder / "report.json"
+    done = subprocess.run(command("--report", str(report), *options, agent=agent), capture_output=True, text=True, timeout=280, **kwargs)
+    return Outcome(done.returncode, done.stdout, done.stderr, json.loads(report.read_text()) if report.exists() else {})
+
+
+def script(folder: Path, calls: list[dict[str, str]], *options: str, parallel: int = 1, before: tuple[str, ...] = ()) -> tuple[Outcome, list[dict[str, Any]]]:
+    """Run calls by the scripted agent in a session; returns the outcome and the agent's transcript."""
+    spec, transcript = folder / "spec.json", folder / "transcript.json"
+    spec.write_text(json.dumps({"calls": calls, "parallel": parallel}))
+    agent = [*before, sys.executable, str(AGENTS / "scripted.py"), str(spec), str(transcript)]
+    outcome = session(folder, *options, agent=agent)
+    assert transcript.exists(), outcome.stderr
+    return outcome, json.loads(transcript.read_text())["calls"]
+
+
+def policy(folder: Path, text: str) -> Path:
+    """A policy file."""
+    file = folder / "policy.yaml"
+    file.write_text("version: 1\n" + text)
+    return file
+
+
+def assert_nothing_left() -> None:
+    """No session's cgroup, folder or process is left, within the moment that systemd takes to remove a scope."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and (list(SLICE.glob("agentcgroup-*")) or any(SESSIONS.iterdir())):
+        time.sleep(0.1)
+    assert list(SLICE.glob("agentcgroup-*")) == []
+    assert list(RUN.glob("sessions/*")) == []
+
+
+@dataclass
+class Witness:
+    """What was seen of the cgroup tree from outside: processes per leaf, and of the agent domain."""
+
+    leaves: dict[str, set[int]] = field(default_factory=dict)
+    agent: set[int] = field(default_factory=set)
+    elsewhere: set[int] = field(default_factory=set)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def look(self) -> None:
+        for scope in SLICE.glob("agentcgroup-*.scope"):
+            for leaf in (scope / "tools").glob("*"):
+                self._read(leaf, self.leaves.setdefault(leaf.name, set())) if leaf.is_dir() else None
+            self._read(scope / "agent", self.agent)
+            self._read(scope, self.elsewhere)
+            self._read(scope / "tools", self.elsewhere)
+
+    def seen(self) -> set[str]:
+        """Leaves that had a process."""
+        return {name for name, pids in self.leaves.items() if pids}
+
+    @staticmethod
+    def _read(cgroup: Path, into: set[int]) -> None:
+        try:
+            into.update(int(line) for line in (cgroup / "cgroup.procs").read_text().split())
+        except OSError:
+            pass
+
+
+@contextmanager
+def witness() -> Iterator[Witness]:
+    """Watch the tree in the background."""
+    eye = Witness()
+
+    def watch() -> None:
+        while not eye.stop.is_set():
+            eye.look()
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield eye
+    finally:
+        eye.stop.set()
+        thread.join()
