@@ -63,7 +63,9 @@ def _session() -> str:
         if line.startswith("0::") and _SLICE in parts[:-1]:
             scope = parts[parts.index(_SLICE) + 1]
             return scope.removeprefix("agentcgroup-").removesuffix(".scope")
-    raise AgentCgroupError("exec: not inside a session", "this process is in no session's cgroup", "start the agent with agentcgroup run")
+    raise AgentCgroupError(
+        "exec: not inside a session", "this process is in no session's cgroup", "start the agent with agentcgroup run"
+    )
 
 
 def _declare(session: str) -> None:

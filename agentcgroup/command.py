@@ -15,9 +15,55 @@ _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.S)
 _SEPARATORS = frozenset({";", "&", "|", "&&", "||", ";;", "(", ")", "|&", "\n", "{", "}"})
 _KEYWORDS = frozenset({"if", "then", "else", "elif", "fi", "for", "while", "until", "do", "done", "case", "esac", "!", "time"})
 _BUILTINS = frozenset(
-    ". : [ alias bg bind builtin cd command declare disown echo eval exec exit export false fg getopts hash help history jobs"
-    " let local popd printf pushd pwd read readonly return set shift shopt source test times trap true type typeset ulimit"
-    " umask unalias unset wait".split()
+    [
+        ".",
+        ":",
+        "[",
+        "alias",
+        "bg",
+        "bind",
+        "builtin",
+        "cd",
+        "command",
+        "declare",
+        "disown",
+        "echo",
+        "eval",
+        "exec",
+        "exit",
+        "export",
+        "false",
+        "fg",
+        "getopts",
+        "hash",
+        "help",
+        "history",
+        "jobs",
+        "let",
+        "local",
+        "popd",
+        "printf",
+        "pushd",
+        "pwd",
+        "read",
+        "readonly",
+        "return",
+        "set",
+        "shift",
+        "shopt",
+        "source",
+        "test",
+        "times",
+        "trap",
+        "true",
+        "type",
+        "typeset",
+        "ulimit",
+        "umask",
+        "unalias",
+        "unset",
+        "wait",
+    ]
 )
 # Programs that run the rest of their arguments: name -> options that take a value.
 _WRAPPERS = {
@@ -48,6 +94,13 @@ def shell_text(argv: Sequence[str]) -> str | None:
         elif not word.startswith(("-", "+")):
             return None
     return None
+
+
+def assignments(argv: Sequence[str], name: str) -> list[str]:
+    """Values that a shell's text gives to a variable, literally: ``NAME=value command``, ``export NAME='value'``."""
+    text = shell_text(argv) or ""
+    found = re.findall(rf"(?<![\w$]){re.escape(name)}=(?:'([^']*)'|\"([^\"]*)\"|([^\s;&|'\"]*))", text[:_LONGEST])
+    return [single or double or bare for single, double, bare in found]
 
 
 def is_waiting_shell(argv: Sequence[str]) -> bool:

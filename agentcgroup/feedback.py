@@ -57,7 +57,9 @@ def _happened(notice: Notice) -> str:
 
 def _advice(notice: Notice) -> list[str]:
     if notice.reason == "time":
-        return [f"try a part of the work, or declare the time it needs: {VARIABLE}=timeout:{_minutes(2 * notice.limit)} <command>"]
+        return [
+            f"try a part of the work, or declare the time it needs: {VARIABLE}=timeout:{_minutes(2 * notice.limit)} <command>"
+        ]
     if notice.reason == "processes":
         return ["try fewer parallel jobs (for example -j 2)."]
     advice = ["the agent and its other commands are not affected."] if notice.stopped else []

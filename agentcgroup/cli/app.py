@@ -15,7 +15,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-policy_app = typer.Typer(help="Check a policy file, or ask what it means for a command.", no_args_is_help=True, rich_markup_mode=None)
+policy_app = typer.Typer(
+    help="Check a policy file, or ask what it means for a command.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(policy_app, name="policy")
 
 _COMMAND = {"allow_extra_args": True, "allow_interspersed_args": False}
@@ -33,9 +35,15 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def run(
     context: typer.Context,
     name: Annotated[str | None, typer.Option(help="The session's name (default: made from the command's).")] = None,
-    priority: Annotated[Literal["high", "normal", "low"] | None, typer.Option(help="Against other sessions (default: the policy's).")] = None,
-    memory: Annotated[str | None, typer.Option(help="The session's memory budget, e.g. 2G or 50% (default: the policy's).")] = None,
-    cpu_weight: Annotated[int | None, typer.Option(min=1, max=10_000, help="CPU weight among sessions (default: by priority).")] = None,
+    priority: Annotated[
+        Literal["high", "normal", "low"] | None, typer.Option(help="Against other sessions (default: the policy's).")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="The session's memory budget, e.g. 2G or 50% (default: the policy's).")
+    ] = None,
+    cpu_weight: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="CPU weight among sessions (default: by priority).")
+    ] = None,
     policy: PolicyFile = None,
     report: Annotated[Path | None, typer.Option(help="Write the summary as JSON to this file.")] = None,
 ) -> int:

@@ -42,7 +42,11 @@ def print_diagnosis(findings: list[Finding], as_json: bool) -> int:
     """Show findings; returns the exit code: 1 if something ``run`` needs is missing."""
     works = all(finding.ok for finding in findings if finding.needed)
     if as_json:
-        print(json.dumps({"kernel": os.uname().release, "run_works": works, "findings": [asdict(one) for one in findings]}, indent=1))
+        print(
+            json.dumps(
+                {"kernel": os.uname().release, "run_works": works, "findings": [asdict(one) for one in findings]}, indent=1
+            )
+        )
         return 0 if works else 1
     for one in findings:
         state = "ok" if one.ok else "MISSING" if one.needed else "missing"
@@ -74,7 +78,11 @@ def _controllers() -> Finding:
     lacking = [name for name in cgroup.CONTROLLERS if name not in there]
     seen = f"missing on v2: {', '.join(lacking)}" if lacking else f"{', '.join(cgroup.CONTROLLERS)} on v2"
     v1 = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines() if line.split()[2] == "cgroup"]
-    do = "they are bound to cgroup v1: boot with systemd.unified_cgroup_hierarchy=1" if v1 else "remove cgroup_disable= from the kernel's command line"
+    do = (
+        "they are bound to cgroup v1: boot with systemd.unified_cgroup_hierarchy=1"
+        if v1
+        else "remove cgroup_disable= from the kernel's command line"
+    )
     return Finding("controllers", not lacking, seen, do, needed=True)
 
 
@@ -91,7 +99,13 @@ def _session_place() -> Finding:
     # The root of a cgroup namespace that holds processes can't hand controllers on (the leaf rule).
     real_root = not (mount / "cgroup.type").exists()
     do = "in a container: give it a delegated cgroup of its own (--cgroupns=private, a writable /sys/fs/cgroup, processes in a child)"
-    return Finding("place for sessions", writable and real_root, f"{place}, {'writable' if writable else 'not writable'}, without systemd", do, needed=True)
+    return Finding(
+        "place for sessions",
+        writable and real_root,
+        f"{place}, {'writable' if writable else 'not writable'}, without systemd",
+        do,
+        needed=True,
+    )
 
 
 def _connector() -> Finding:
@@ -108,7 +122,9 @@ def _systemd() -> Finding:
     if not systemd.is_running():
         return Finding("systemd delegation", False, "systemd does not run here", "none needed: sessions are plain cgroups")
     bus = Path("/run/dbus/system_bus_socket").exists()
-    return Finding("systemd delegation", bus, "system bus there" if bus else "no system bus", "install and start dbus", needed=True)
+    return Finding(
+        "systemd delegation", bus, "system bus there" if bus else "no system bus", "install and start dbus", needed=True
+    )
 
 
 def _kill() -> Finding:
@@ -116,7 +132,9 @@ def _kill() -> Finding:
         ok = any(cgroup.mount_point().glob("*/cgroup.kill"))
     except AgentCgroupError:
         ok = False
-    return Finding("cgroup.kill, freeze", ok, "there" if ok else "no cgroup.kill (needs kernel 5.14)", "use a newer kernel", needed=True)
+    return Finding(
+        "cgroup.kill, freeze", ok, "there" if ok else "no cgroup.kill (needs kernel 5.14)", "use a newer kernel", needed=True
+    )
 
 
 def _psi() -> Finding:
@@ -129,14 +147,23 @@ def _psi() -> Finding:
 
 
 def _favordynmods() -> Finding:
-    options = next((line.split()[3] for line in Path("/proc/self/mounts").read_text().splitlines() if line.split()[2] == "cgroup2"), "")
+    options = next(
+        (line.split()[3] for line in Path("/proc/self/mounts").read_text().splitlines() if line.split()[2] == "cgroup2"), ""
+    )
     ok = "favordynmods" in options.split(",")
     seen = "set: quick moves between cgroups" if ok else "not set: a move waits for an RCU grace period, a few ms"
-    return Finding("favordynmods", ok, seen, "optional: mount -o remount,favordynmods on the cgroup2 mount (forks get slightly slower)")
+    return Finding(
+        "favordynmods", ok, seen, "optional: mount -o remount,favordynmods on the cgroup2 mount (forks get slightly slower)"
+    )
 
 
 def _btf() -> Finding:
-    return Finding("BTF", BTF.exists(), str(BTF) if BTF.exists() else "the kernel describes no types", "a kernel with CONFIG_DEBUG_INFO_BTF=y")
+    return Finding(
+        "BTF",
+        BTF.exists(),
+        str(BTF) if BTF.exists() else "the kernel describes no types",
+        "a kernel with CONFIG_DEBUG_INFO_BTF=y",
+    )
 
 
 def _bpf() -> Finding:
@@ -170,8 +197,12 @@ def _docker() -> Finding:
     if not shutil.which("docker"):
         return Finding("Docker", False, "no docker command", "only needed for agents in containers")
     try:
-        asked = subprocess.run(["docker", "version", "--format", "{{.Server.Version}}"], capture_output=True, text=True, timeout=20)
+        asked = subprocess.run(
+            ["docker", "version", "--format", "{{.Server.Version}}"], capture_output=True, text=True, timeout=20
+        )
     except subprocess.TimeoutExpired:
         return Finding("Docker", False, "the Docker daemon does not answer", "systemctl status docker")
     ok = asked.returncode == 0
-    return Finding("Docker", ok, f"version {asked.stdout.strip()}" if ok else "no Docker daemon answers", "systemctl start docker")
+    return Finding(
+        "Docker", ok, f"version {asked.stdout.strip()}" if ok else "no Docker daemon answers", "systemctl start docker"
+    )

@@ -16,7 +16,8 @@ from typing import Any
 from agentcgroup import cgroup, process
 from agentcgroup import controller as ctl
 from agentcgroup.classify import Budget, classify
-from agentcgroup.hints import parse_hint
+from agentcgroup.command import assignments
+from agentcgroup.hints import VARIABLE, parse_hint
 from agentcgroup.model import CallRecord, CommandClass, Deed, Limits
 from agentcgroup.policy import Policy
 from agentcgroup.session.layout import Layout
@@ -61,6 +62,7 @@ class Calls:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._complained: set[str] = set()
+        self._ending = False
         self.records: list[CallRecord] = []
         self._watcher.file(layout.tools / "memory.events.local", self._budget_event)
 
@@ -78,7 +80,11 @@ class Calls:
             live.record.placed_after_ms = (live.settled_ns - begun.at_ns) / 1e6
         granted = self._classify(live, helper=begun.verdict.role == "helper")
         self._step(ctl.Began(begun.call, granted))
-        self.execed(begun.call, begun.pid)
+        self._hinted(live, process.hint_text(begun.pid))
+        # What a model types in front of a command is in the text before any process has it in its
+        # environment: the limit is there before the burst.
+        for text in assignments(argv, VARIABLE):
+            self._hinted(live, text)
 
     def _classify(self, live: _Live, helper: bool = False) -> CommandClass:
         record = live.record
@@ -92,6 +98,9 @@ class Calls:
         if live is None:
             return
         live.record.processes += 1
+        if not live.record.argv:
+            # The root was gone before it could be looked at; a child that it forked still shows its program.
+            self._command_known(live, joined.pid)
         if joined.at_ns < live.settled_ns + _UNSETTLED_NS:
             self._collect(live, joined.pid)
 
@@ -100,21 +109,30 @@ class Calls:
         live = self._live.get(call)
         if live is None:
             return
-        if live.awaits_command and pid == live.record.pid and (argv := process.command_line(pid)):
+        if live.awaits_command and pid == live.record.pid:
+            self._command_known(live, pid)
+        self._hinted(live, process.hint_text(pid))
+
+    def _command_known(self, live: _Live, pid: int) -> None:
+        argv = process.command_line(pid)
+        if argv:
             live.awaits_command = False
             live.record.argv = argv
-            self._step(ctl.Reclassified(call, self._classify(live)))
-        text = process.hint_text(pid)
-        if text and text != live.hint_text:
-            live.hint_text = text
-            hint, complaints = parse_hint(text)
-            for complaint in complaints:
-                if complaint not in self._complained:
-                    self._complained.add(complaint)
-                    self._log(f"call {call}: {complaint}")
-            if hint:
-                live.record.hint = hint
-                self._step(ctl.Hinted(call, hint))
+            self._step(ctl.Reclassified(live.record.call, self._classify(live)))
+
+    def _hinted(self, live: _Live, text: str | None) -> None:
+        """A hint was given for the call, in an environment or in the command's own text."""
+        if not text or text == live.hint_text:
+            return
+        live.hint_text = text
+        hint, complaints = parse_hint(text)
+        for complaint in complaints:
+            if complaint not in self._complained:
+                self._complained.add(complaint)
+                self._log(f"call {live.record.call}: {complaint}")
+        if hint:
+            live.record.hint = hint
+            self._step(ctl.Hinted(live.record.call, hint))
 
     def await_command(self, call: int) -> Path | None:
         """The next exec of the call's root is its command; returns the leaf."""
@@ -303,10 +321,10 @@ class Calls:
         now = self._now()
         if record.ended_s is None:
             record.ended_s = now
-        if now - record.ended_s > _OUTLIVING_S and record.outlived_by:
+        if record.outlived_by and now - record.ended_s > _OUTLIVING_S and not self._ending:
             self._deed(live, f"{record.outlived_by} of its processes outlived it", format_duration(now - record.ended_s))
-        else:
-            record.outlived_by = 0
+        elif not self._ending:
+            record.outlived_by = 0  # they ended with their root, a moment later
         if live.leaf is not None:
             self._read_final(record, live.leaf)
             cgroup.remove(live.leaf)
@@ -328,6 +346,7 @@ class Calls:
 
     def session_ends(self) -> None:
         """Whatever is still alive ends with the session: say so in its record."""
+        self._ending = True
         for live in self._live.values():
             self._deed(live, "ended with the session", f"{self._tracker.size(live.record.call)} processes were left")
 

@@ -313,5 +313,3 @@ def _peer(writer: asyncio.StreamWriter) -> int:
     """The process at the other end of a Unix socket, as the kernel knows it."""
     credentials = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     return int(struct.unpack("iII", credentials)[0])
-
-

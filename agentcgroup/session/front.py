@@ -188,7 +188,9 @@ def _finish(plan: Plan, report: dict[str, Any] | None) -> None:
         details = plan.folder / _ENGINE_ERRORS
         last = details.read_text().strip().splitlines()[-1:] if details.exists() else []
         why = last[0] if last else "killed"
-        print(f"agentcgroup: the governing process of this session died ({why}); the agent ran on without limits", file=sys.stderr)
+        print(
+            f"agentcgroup: the governing process of this session died ({why}); the agent ran on without limits", file=sys.stderr
+        )
         _clear(plan)
         return
     print_summary(report, sys.stderr)

@@ -71,7 +71,9 @@ def claim(name: str) -> tuple[Path, int]:
     with _registry():
         _clean_stale(folder)
         if folder.exists() or session_cgroup(name).exists():
-            raise AgentCgroupError(f"session name {name!r} is taken", "a session of that name is running", "choose another with --name")
+            raise AgentCgroupError(
+                f"session name {name!r} is taken", "a session of that name is running", "choose another with --name"
+            )
         folder.mkdir(mode=0o755)
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -146,7 +148,12 @@ def lift(place: Path) -> None:
     for part in cgroup.subtree(place):
         if part == place:
             continue
-        for name, value in (("cgroup.freeze", "0"), ("memory.high", cgroup.MAX), ("memory.max", cgroup.MAX), ("cpu.max", cgroup.MAX)):
+        for name, value in (
+            ("cgroup.freeze", "0"),
+            ("memory.high", cgroup.MAX),
+            ("memory.max", cgroup.MAX),
+            ("cpu.max", cgroup.MAX),
+        ):
             with contextlib.suppress(cgroup.CgroupError):
                 cgroup.write(part, name, value)
 

@@ -39,7 +39,13 @@ def build_report(
             "memory_peak_bytes": agent_peak,
             "out_of_memory_kills": agent_kills,
             "processes": [
-                {"pid": one.pid, "argv": list(one.argv), "why": one.verdict.why, "known_as": one.verdict.agent, "role": one.verdict.role}
+                {
+                    "pid": one.pid,
+                    "argv": list(one.argv),
+                    "why": one.verdict.why,
+                    "known_as": one.verdict.agent,
+                    "role": one.verdict.role,
+                }
                 for one in launched
             ],
         },
@@ -102,7 +108,9 @@ def print_summary(report: dict[str, Any], out: TextIO) -> None:
         words = display(one["argv"], 70) if one["argv"] else "(never started)"
         console.print(Text(f"agent: process {one['pid']} {words} [{one['why']}]"))
     if agent["memory_peak_bytes"] is not None:
-        console.print(Text(f"agent: peak {format_size(agent['memory_peak_bytes'])} of its cap {format_size(budget['agent_max'])}"))
+        console.print(
+            Text(f"agent: peak {format_size(agent['memory_peak_bytes'])} of its cap {format_size(budget['agent_max'])}")
+        )
     for line in report["log"]:
         if "ignored" in line or "lost" in line or "not placed" in line or "could not" in line:
             console.print(Text(f"note: {line.strip()}"))

@@ -62,9 +62,14 @@ def session_budget(policy: Policy, memory: str | None) -> Budget:
         raise AgentCgroupError("--memory refused", str(error), "write 2G, 512M or 50%") from None
     if wanted < SMALLEST_BUDGET_BYTES:
         smallest = format_size(SMALLEST_BUDGET_BYTES)
-        raise AgentCgroupError(f"a budget of {format_size(wanted)} is too small", f"an idle agent and a shell need {smallest}", "give more --memory")
+        raise AgentCgroupError(
+            f"a budget of {format_size(wanted)} is too small", f"an idle agent and a shell need {smallest}", "give more --memory"
+        )
     if wanted > host:
-        print(f"agentcgroup: warning: the budget of {format_size(wanted)} is more than this host's memory, {format_size(host)}", file=sys.stderr)
+        print(
+            f"agentcgroup: warning: the budget of {format_size(wanted)} is more than this host's memory, {format_size(host)}",
+            file=sys.stderr,
+        )
     return split_budget(policy, wanted)
 
 
@@ -93,7 +98,9 @@ def _refuses_to_run(program: str) -> int:
 
 def _check_machine() -> None:
     if os.geteuid():
-        raise AgentCgroupError("run needs root", "it makes cgroups and reads the kernel's process events", "run it with sudo, or as root")
+        raise AgentCgroupError(
+            "run needs root", "it makes cgroups and reads the kernel's process events", "run it with sudo, or as root"
+        )
     missing = set(cgroup.CONTROLLERS) - set(cgroup.read(cgroup.mount_point(), "cgroup.controllers").split())
     if missing:
         raise AgentCgroupError(
@@ -103,7 +110,11 @@ def _check_machine() -> None:
         )
     inside = places.name_of(cgroup.of_process())
     if inside:
-        raise AgentCgroupError("run inside a session", f"this process belongs to session {inside!r}", "its commands are governed already; use agentcgroup exec")
+        raise AgentCgroupError(
+            "run inside a session",
+            f"this process belongs to session {inside!r}",
+            "its commands are governed already; use agentcgroup exec",
+        )
 
 
 def _report_path(path: Path | None) -> Path | None:
@@ -111,13 +122,20 @@ def _report_path(path: Path | None) -> Path | None:
         return None
     path = path.absolute()
     if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise AgentCgroupError(f"--report {path} can't be written", "its folder is missing or not writable, or it is a folder", "give a file in an existing folder")
+        raise AgentCgroupError(
+            f"--report {path} can't be written",
+            "its folder is missing or not writable, or it is a folder",
+            "give a file in an existing folder",
+        )
     return path
 
 
 def _free_name(argv: tuple[str, ...]) -> str:
     """A name made from the command's and this process's id, so that runs side by side differ."""
-    base = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in PurePath(argv[0]).name).strip("-") or "session"
+    base = (
+        "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in PurePath(argv[0]).name).strip("-")
+        or "session"
+    )
     return f"{base[:24]}-{os.getpid()}"
 
 

@@ -66,7 +66,7 @@ class Connector:
                 deliver(Lost())
                 continue
             what, _, at_ns = _HEADER.unpack_from(message)
-            first, second, third, fourth = _BODY.unpack_from(message, _BODY_AT)
+            _, second, third, fourth = _BODY.unpack_from(message, _BODY_AT)
             # Process ids come as (thread, process) pairs; the filter left only processes.
             if what == _FORK:
                 deliver(Forked(second, fourth, at_ns))

@@ -90,7 +90,7 @@ def _kvm_works(image: Path) -> bool:
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return False
     kernel = image / "6.12"
-    command = ["qemu-system-x86_64", "-accel", "kvm", "-cpu", "host", "-m", "256M", "-nographic", "-no-reboot", "-nic", "none",
+    command: list[str | Path] = ["qemu-system-x86_64", "-accel", "kvm", "-cpu", "host", "-m", "256M", "-nographic", "-no-reboot", "-nic", "none",
                "-kernel", kernel / "vmlinuz", "-initrd", kernel / "initrd",
                "-append", "console=ttyS0 panic=-1 quiet agentcgroup.probe"]  # fmt: skip
     try:

@@ -32,6 +32,6 @@ export PATH="$VENV/bin:$PATH"
 
 need_agent() {
   # Its declared dependencies are 700 MB of clients for model services; the scripted model needs none.
-  python3 -c 'import minisweagent' 2>/dev/null ||
+  python3 -c "import minisweagent" 2>/dev/null ||
     "$VENV/bin/pip" install -q --disable-pip-version-check --no-deps mini-swe-agent python-dotenv jinja2 markupsafe platformdirs 2>&1 | grep -v '^WARNING' >&2 || true
 }

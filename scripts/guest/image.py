@@ -16,12 +16,33 @@ from guest.packages import CACHE, Apt, VmError, archive, install_host_tools, run
 HERE = Path(__file__).parent
 TREE = HERE.parent.parent
 
-PACKAGES = """
-    systemd systemd-sysv dbus udev kmod procps iproute2 iputils-ping ca-certificates zstd
-    python3 python3-venv python3-bpfcc libbpf1 bpftool
-    docker.io docker-cli busybox-static
-    git gcc libc6-dev make nodejs strace xattr
-""".split()
+PACKAGES = [
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "udev",
+    "kmod",
+    "procps",
+    "iproute2",
+    "iputils-ping",
+    "ca-certificates",
+    "zstd",
+    "python3",
+    "python3-venv",
+    "python3-bpfcc",
+    "libbpf1",
+    "bpftool",
+    "docker.io",
+    "docker-cli",
+    "busybox-static",
+    "git",
+    "gcc",
+    "libc6-dev",
+    "make",
+    "nodejs",
+    "strace",
+    "xattr",
+]
 
 GUEST_PYTHON = "3.13"
 """Debian 13's Python: the wheels for the guest's environment are chosen for it."""
@@ -34,8 +55,7 @@ model services that the demo never contacts."""
 KERNELS = {
     "6.12": [r"^linux-image-(6\.12\.[0-9]+\+deb13)-cloud-amd64$"],
     "6.18": [r"^linux-image-(6\.18\.[0-9]+\+deb13)-cloud-amd64$"],
-    "7.3": [r"^linux-binary-unsigned-(7\.3\.[0-9]+\+deb13)-cloud-amd64$",
-            r"^linux-binary-(7\.3\.[0-9]+\+deb13)-cloud-amd64$"],
+    "7.3": [r"^linux-binary-unsigned-(7\.3\.[0-9]+\+deb13)-cloud-amd64$", r"^linux-binary-(7\.3\.[0-9]+\+deb13)-cloud-amd64$"],
 }
 """Series and the name pattern of the package that holds the kernel image.  Release candidates don't
 match: their names have no third number."""
@@ -109,7 +129,7 @@ def _build(target: Path) -> None:
 
 def _wheels(folder: Path) -> Path:
     """Wheels for the guest's Python, fetched with this machine's pip and its configuration."""
-    base = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "-d", folder,
+    base: list[str | Path] = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "-d", folder,
             "--python-version", GUEST_PYTHON, "--only-binary=:all:"]  # fmt: skip
     for tag in ("2_36", "2_28", "2_17"):
         base += ["--platform", f"manylinux_{tag}_x86_64"]
@@ -131,7 +151,7 @@ def _install_venv(root: Path, wheels: Path) -> None:
     shutil.copytree(wheels, root / "tmp/wheels")
     # bcc is Debian's own module, so the environment must see the system's packages.
     run("chroot", root, "python3", "-m", "venv", "--system-site-packages", "/opt/venv")
-    pip = ["chroot", root, "env", "-i", "PATH=/usr/bin:/bin", "/opt/venv/bin/pip", "install", "-q", "--no-index",
+    pip: list[str | Path] = ["chroot", root, "env", "-i", "PATH=/usr/bin:/bin", "/opt/venv/bin/pip", "install", "-q", "--no-index",
            "--find-links=/tmp/wheels", "--no-warn-script-location"]  # fmt: skip
     run(*pip, *requirements(), *AGENT_NEEDS)
     run(*pip, "--no-deps", AGENT)
@@ -233,7 +253,9 @@ def _copy_module(root: Path, release: str, name: str, target: Path) -> None:
             source = root / line.split()[1].lstrip("/")
             order = f"{len(list(target.iterdir())):02}-{source.name}"
             if source.suffix == ".xz":
-                (target / order.removesuffix(".xz")).write_bytes(subprocess.run(["xz", "-dc", source], stdout=subprocess.PIPE, check=True).stdout)
+                (target / order.removesuffix(".xz")).write_bytes(
+                    subprocess.run(["xz", "-dc", source], stdout=subprocess.PIPE, check=True).stdout
+                )
             elif source.suffix == ".zst":
                 run("zstd", "-q", "-d", source, "-o", target / order.removesuffix(".zst"))
             else:

@@ -25,11 +25,9 @@ def say(message: str) -> None:
     print(f"vm: {message}", file=sys.stderr, flush=True)
 
 
-def run(*command: str | Path, **kwargs: object) -> str:
+def run(*command: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
     """Run a tool, return its standard output; its error output is shown only when it fails."""
-    result = subprocess.run(
-        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs  # type: ignore[call-overload]
-    )
+    result = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=env, cwd=cwd)
     if result.returncode:
         tail = (result.stderr or result.stdout).strip()[-3000:]
         raise VmError(f"{' '.join(map(str, command[:4]))} ... failed ({result.returncode}):\n{tail}")
@@ -78,9 +76,9 @@ class Apt:
         if not own_packages:
             self.options.append("-oDir::State::Status=/dev/null")
 
-    def get(self, *words: str, **kwargs: object) -> str:
+    def get(self, *words: str, cwd: Path | None = None) -> str:
         env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        return run("apt-get", "-q", *self.options, *words, env=env, **kwargs)
+        return run("apt-get", "-q", *self.options, *words, env=env, cwd=cwd)
 
     def names(self, pattern: str) -> list[str]:
         """Names of the packages that match a regular expression."""

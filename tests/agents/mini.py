@@ -13,9 +13,9 @@ from pathlib import Path
 os.environ.setdefault("MSWEA_SILENT_STARTUP", "1")
 os.environ.setdefault("MSWEA_GLOBAL_CONFIG_DIR", "/tmp/mini-swe-agent")
 
-from minisweagent.agents.default import DefaultAgent  # noqa: E402
-from minisweagent.environments.local import LocalEnvironment  # noqa: E402
-from minisweagent.models.test_models import DeterministicModel, make_output  # noqa: E402
+from minisweagent.agents.default import DefaultAgent
+from minisweagent.environments.local import LocalEnvironment
+from minisweagent.models.test_models import DeterministicModel, make_output
 
 HERE = Path(__file__).parent
 
@@ -26,7 +26,7 @@ STEPS = [
     ("How does it count?", "grep -rn 'def ' wordcount/ | head -20; sleep 0.1"),
     ("What changed last?", "git log --stat --oneline | cat"),
     ("Is the tree clean?", "git status --short; git diff HEAD --stat | cat"),
-    ("Do the tests pass?", "python3 -m pytest -q -p no:cacheprovider tests"),
+    ("Do the tests pass?", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python3 -m pytest -q -p no:cacheprovider tests"),
     ("It wants its helper package: install the wheel.", "python3 make_wheel.py && python3 -m pip install -q --no-index --target site dist/*.whl && ls site"),
     ("Compile the fast counter.", "gcc -O2 -Wall -o fastcount fastcount.c && ./fastcount README.md"),
     ("Compare both counters.", "test \"$(./fastcount README.md)\" = \"$(python3 -m wordcount README.md)\" && echo same"),

@@ -22,7 +22,9 @@ def with_pipe(command: str) -> dict:
 
 def with_file(command: str) -> dict:
     with tempfile.TemporaryFile("w+") as file:
-        process = subprocess.Popen(command, shell=True, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen(
+            command, shell=True, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+        )
         returncode = process.wait()
         file.seek(0)
         return {"returncode": returncode, "stdout": file.read(), "stderr": ""}

@@ -11,7 +11,9 @@ from agentcgroup.process import Facts
 POLICY = load_policy()
 
 
-def agent(*argv: str, known: str | None = None, successor: int | None = None, handed_on: int = 0, role: str = "agent") -> AgentProcess:
+def agent(
+    *argv: str, known: str | None = None, successor: int | None = None, handed_on: int = 0, role: str = "agent"
+) -> AgentProcess:
     return AgentProcess(1, argv, 10, Verdict(role, "", known), successor, handed_on)  # type: ignore[arg-type]
 
 
@@ -76,7 +78,9 @@ def test_known_agents_are_recognised_by_program_script_or_module(argv: list[str]
     assert judge(POLICY, child(*argv), agent("launch-it"), False).agent == name
 
 
-@pytest.mark.parametrize("argv", [["cat", "/root/gemini"], ["vim", "/x/codex"], ["bash", "-c", "claude -p x"], ["grep", "-r", "claude "]])
+@pytest.mark.parametrize(
+    "argv", [["cat", "/root/gemini"], ["vim", "/x/codex"], ["bash", "-c", "claude -p x"], ["grep", "-r", "claude "]]
+)
 def test_an_agents_name_in_an_argument_makes_no_agent(argv: list[str]) -> None:
     assert judge(POLICY, child(*argv), agent("python3", "agent.py"), False).role == "tool"
 

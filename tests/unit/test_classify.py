@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentcgroup.classify import SMALLEST_BUDGET_BYTES, SMALLEST_LIMIT_BYTES, apply_hint, classify, grace, merge_hints, split_budget
+from agentcgroup.classify import (
+    SMALLEST_BUDGET_BYTES,
+    SMALLEST_LIMIT_BYTES,
+    apply_hint,
+    classify,
+    grace,
+    merge_hints,
+    split_budget,
+)
 from agentcgroup.hints import Hint
 from agentcgroup.policy import load_policy, parse_policy
 
@@ -16,9 +24,9 @@ HINTS = st.builds(
     cpu=st.sampled_from([None, "low", "high"]),
     timeout_s=st.none() | st.floats(0.1, 1e5),
 )
-COMMANDS = st.lists(st.sampled_from(["pytest", "git", "ls", "pip install x", "gcc a.c", "./x", "cd y", "python3 -m pytest"]), min_size=1).map(
-    lambda parts: ["bash", "-c", " && ".join(parts)]
-)
+COMMANDS = st.lists(
+    st.sampled_from(["pytest", "git", "ls", "pip install x", "gcc a.c", "./x", "cd y", "python3 -m pytest"]), min_size=1
+).map(lambda parts: ["bash", "-c", " && ".join(parts)])
 
 
 @pytest.mark.parametrize(
@@ -91,5 +99,10 @@ def test_absolute_limits_and_first_match_win() -> None:
     budget = split_budget(policy, 1 << 30)
     first = classify(policy, budget, ["x", "-b"])
     assert first.name == "a"
-    assert (first.limits.memory_high_bytes, first.limits.time_s, first.limits.processes, first.limits.cpu_cores) == (100 << 20, 5, 7, 0.5)
+    assert (first.limits.memory_high_bytes, first.limits.time_s, first.limits.processes, first.limits.cpu_cores) == (
+        100 << 20,
+        5,
+        7,
+        0.5,
+    )
     assert classify(policy, budget, ["x"]).name == "b"

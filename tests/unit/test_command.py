@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentcgroup.command import display, external_commands, is_waiting_shell, program, shell_text, simple_commands
+from agentcgroup.command import assignments, display, external_commands, is_waiting_shell, program, shell_text, simple_commands
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,17 @@ def test_the_text_of_a_shell_is_found_behind_its_options() -> None:
     assert shell_text(["python3", "-c", "print()"]) is None
 
 
-@pytest.mark.parametrize(("text", "count"), [("cd /x && exec mini -t y", 1), ("export A=1; agent; echo $?", 1), ("make; ./agent", 2), ("cd x", 0)])
+@pytest.mark.parametrize(
+    ("text", "count"), [("cd /x && exec mini -t y", 1), ("export A=1; agent; echo $?", 1), ("make; ./agent", 2), ("cd x", 0)]
+)
 def test_builtins_are_not_programs(text: str, count: int) -> None:
     assert len(external_commands(text)) == count
+
+
+def test_assignments_in_the_text_are_found_however_they_are_quoted() -> None:
+    text = "A=1 H=x:y,z make && export H='q r'; H=\"d\" ls; XH=no; echo $H=no"
+    assert assignments(["bash", "-lc", text], "H") == ["x:y,z", "q r", "d"]
+    assert assignments(["make", "H=no"], "H") == []
 
 
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=5))

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from agentcgroup import controller as ctl
 from agentcgroup.classify import classify, split_budget
 from agentcgroup.hints import Hint
-from agentcgroup.model import Usage
-from agentcgroup.policy import load_policy, parse_policy
+from agentcgroup.model import CommandClass, Usage
+from agentcgroup.policy import Policy, load_policy, parse_policy
 
 POLICY = load_policy()
 BUDGET = split_budget(POLICY, 1 << 30)
@@ -17,7 +17,7 @@ TOP = GRANTED.limits.memory_max_bytes
 TIMED = parse_policy("version: 1\ndefault: {time: 5s, processes: 50}\ndefault_on_limit: {processes: kill}\n", "p")
 
 
-def started(policy=POLICY, granted=GRANTED):  # type: ignore[no-untyped-def]
+def started(policy: Policy = POLICY, granted: CommandClass = GRANTED) -> ctl.Controller:
     controller = ctl.Controller(policy, BUDGET)
     assert controller.step(ctl.Began(1, granted), 0.0) == [ctl.SetLimits(1, granted.limits, granted.rule)]
     return controller
@@ -130,7 +130,8 @@ HISTORIES = st.lists(st.tuples(EVENTS, st.floats(0, 3)), max_size=40)
 @given(HISTORIES)
 def test_in_every_history_actions_stay_within_the_rules(history):  # type: ignore[no-untyped-def]
     controller = ctl.Controller(POLICY, BUDGET)
-    now, live, brakes = 0.0, set(), {}
+    now, live = 0.0, set()
+    brakes: dict[int, float] = {}
     for event, passed in history:
         now += passed
         if isinstance(event, ctl.Began):

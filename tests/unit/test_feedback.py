@@ -37,7 +37,7 @@ def test_json_is_one_line_with_the_same_figures(reason: Reason, stopped: bool) -
 
 def test_every_hint_that_is_recommended_is_understood() -> None:
     for reason in ("memory", "time"):
-        for line in render(Notice(reason, True, "x", 10.0, 90.0, most=7), as_json=False).decode().splitlines():  # type: ignore[arg-type]
+        for line in render(Notice(reason, True, "x", 10.0, 90.0, most=7), as_json=False).decode().splitlines():
             if "AGENT_RESOURCE_HINT=" in line:
                 hint, complaints = parse_hint(line.split("AGENT_RESOURCE_HINT=")[1].split()[0])
                 assert hint

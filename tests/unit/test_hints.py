@@ -23,7 +23,19 @@ def test_what_is_understood_counts(text: str, hint: Hint) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["memory:loads", "memory:", "memory", "disk:1g", "cpu:9", "timeout:never", "memory:999999t", "memory:1", "timeout:9999999", "::"]
+    "part",
+    [
+        "memory:loads",
+        "memory:",
+        "memory",
+        "disk:1g",
+        "cpu:9",
+        "timeout:never",
+        "memory:999999t",
+        "memory:1",
+        "timeout:9999999",
+        "::",
+    ],
 )
 def test_an_absurd_part_is_reported_once_and_the_rest_still_counts(part: str) -> None:
     hint, complaints = parse_hint(f"cpu:low,{part}")
@@ -38,7 +50,10 @@ def test_a_novel_is_not_a_hint() -> None:
     assert len(complaints) == 1
 
 
-@given(st.text() | st.lists(st.sampled_from(["memory", "cpu", "timeout", ":", ",", "low", "high", "1g", "-", "9" * 20, "\0"])).map("".join))
+@given(
+    st.text()
+    | st.lists(st.sampled_from(["memory", "cpu", "timeout", ":", ",", "low", "high", "1g", "-", "9" * 20, "\0"])).map("".join)
+)
 def test_any_text_gives_a_hint_within_range(text: str) -> None:
     hint, complaints = parse_hint(text)
     assert hint.memory is None or isinstance(hint.memory, str) or MEMORY_RANGE[0] <= hint.memory <= MEMORY_RANGE[1]

@@ -1,5 +1,7 @@
 """Sizes and durations."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ def test_sizes_are_powers_of_1024(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "m", "1e9", "12q", "0x10", "１m", "nan", "1" * 30, "0.0001"])
+@pytest.mark.parametrize("text", ["", "0", "-1", "m", "1e9", "12q", "0x10", "\uff11m", "nan", "1" * 30, "0.0001"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a size"):
         parse_size(text)
@@ -45,10 +47,8 @@ def test_a_formatted_size_is_within_a_twentieth_of_the_truth(size: int) -> None:
 @given(st.text())
 def test_no_text_breaks_the_parsers(text: str) -> None:
     for parse in (parse_size, parse_duration):
-        try:
+        with contextlib.suppress(ValueError):
             assert parse(text) > 0
-        except ValueError:
-            pass
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.035, "35 ms"), (1.236, "1.24 s"), (303, "5 min 3 s"), (7260, "2 h 1 min")])

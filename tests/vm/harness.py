@@ -7,13 +7,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agentcgroup.session.places import RUN
-from agentcgroup.session.places import SESSIONS as SESSIONS
+from agentcgroup.session.places import SESSIONS
 
 AGENTS = Path(__file__).parent.parent / "agents"
 SLICE = Path("/sys/fs/cgroup/agentcgroup.slice")
@@ -42,11 +42,15 @@ def command(*options: str, agent: list[str]) -> list[str]:
 def session(folder: Path, *options: str, agent: list[str], **kwargs: Any) -> Outcome:
     """Run an agent in a session and return how it ended."""
     report = folder / "report.json"
-    done = subprocess.run(command("--report", str(report), *options, agent=agent), capture_output=True, text=True, timeout=280, **kwargs)
+    done = subprocess.run(
+        command("--report", str(report), *options, agent=agent), capture_output=True, text=True, timeout=280, **kwargs
+    )
     return Outcome(done.returncode, done.stdout, done.stderr, json.loads(report.read_text()) if report.exists() else {})
 
 
-def script(folder: Path, calls: list[dict[str, str]], *options: str, parallel: int = 1, before: tuple[str, ...] = ()) -> tuple[Outcome, list[dict[str, Any]]]:
+def script(
+    folder: Path, calls: list[dict[str, str]], *options: str, parallel: int = 1, before: tuple[str, ...] = ()
+) -> tuple[Outcome, list[dict[str, Any]]]:
     """Run calls by the scripted agent in a session; returns the outcome and the agent's transcript."""
     spec, transcript = folder / "spec.json", folder / "transcript.json"
     spec.write_text(json.dumps({"calls": calls, "parallel": parallel}))
@@ -66,7 +70,7 @@ def policy(folder: Path, text: str) -> Path:
 def assert_nothing_left() -> None:
     """No session's cgroup, folder or process is left, within the moment that systemd takes to remove a scope."""
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and (list(SLICE.glob("agentcgroup-*")) or any(SESSIONS.iterdir())):
+    while time.monotonic() < deadline and (list(SLICE.glob("agentcgroup-*")) or list(SESSIONS.iterdir())):
         time.sleep(0.1)
     assert list(SLICE.glob("agentcgroup-*")) == []
     assert list(RUN.glob("sessions/*")) == []
@@ -84,7 +88,8 @@ class Witness:
     def look(self) -> None:
         for scope in SLICE.glob("agentcgroup-*.scope"):
             for leaf in (scope / "tools").glob("*"):
-                self._read(leaf, self.leaves.setdefault(leaf.name, set())) if leaf.is_dir() else None
+                if leaf.is_dir():
+                    self._read(leaf, self.leaves.setdefault(leaf.name, set()))
             self._read(scope / "agent", self.agent)
             self._read(scope, self.elsewhere)
             self._read(scope / "tools", self.elsewhere)
@@ -95,10 +100,8 @@ class Witness:
 
     @staticmethod
     def _read(cgroup: Path, into: set[int]) -> None:
-        try:
+        with suppress(OSError):
             into.update(int(line) for line in (cgroup / "cgroup.procs").read_text().split())
-        except OSError:
-            pass
 
 
 @contextmanager

@@ -32,9 +32,11 @@ def test_each_call_of_a_real_agent_has_its_own_leaf_and_the_agent_never_leaves_i
     assert len(long) >= 6
     assert long <= seen.seen()
     assert len(seen.seen()) >= 12
-    assert seen.elsewhere == set()
     leaf_pids = set().union(*seen.leaves.values())
     taken = {one["pid"] for one in done.report["agent"]["processes"]}
+    # Above the leaves were only the agent's stub and the keeper, before the agent's first instruction.
+    assert not seen.elsewhere & leaf_pids
+    assert len(seen.elsewhere - taken) <= 1
     assert taken
     assert not taken & leaf_pids
     assert taken <= seen.agent
@@ -49,27 +51,26 @@ def test_every_process_of_a_storm_is_accounted_to_its_call(tree: str, tmp_path: 
     calls = [{"command": f"{tree} {size} {own} call{number}"} for number in range(count)]
     done, _ = script(tmp_path, calls, "--memory", "1G", parallel=8)
     lines = [line.split() for line in own.read_text().splitlines()]
-    by_tag: dict[str, list[tuple[int, str]]] = {}
-    for tag, pid, where in lines:
-        by_tag.setdefault(tag, []).append((int(pid), where))
-    records = {call["argv"][2].split()[-1]: call for call in done.calls if tree in " ".join(call["argv"])}
-    assert len(records) == len(by_tag) == count
     assert len(lines) == count * size
-    wrong = []
-    for tag, processes in by_tag.items():
-        leaf = records[tag]["leaf"]
-        # The root writes its line at once, before its leaf may be there; the others at the end of their lives.
-        wrong += [(tag, pid, where) for pid, where in processes if pid != records[tag]["pid"] and not where.endswith(f"/tools/{leaf}")]
-        assert records[tag]["processes"] >= size
-    roots = [one for one in wrong if one[1] in {record["pid"] for record in records.values()}]
-    assert [one for one in wrong if one not in roots] == [], f"{len(wrong)} of {len(lines)}"
-    assert len({record["leaf"] for record in records.values()}) == count
+    leaves: dict[str, set[str]] = {}
+    roots = {call["pid"]: call["leaf"] for call in done.calls}
+    for tag, pid, where in lines:
+        # The root writes its line at once, before it may be placed; all others at the end of their lives.
+        leaves.setdefault(tag, set()).add(roots[int(pid)] if int(pid) in roots else where.rsplit("/tools/")[-1])
+    assert {tag: len(names) for tag, names in leaves.items()} == dict.fromkeys(leaves, 1)
+    assert len(set.union(*leaves.values())) == len(leaves) == count
+    storm = {call["leaf"]: call for call in done.calls if call["processes"] > 3}
+    assert len(storm) == count
+    assert all(call["processes"] >= size and own.name in call["command"] for call in storm.values())
     assert_nothing_left()
 
 
 def test_what_outlives_its_root_stays_in_its_leaf_until_the_session_ends(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
-    calls = [{"command": f"setsid sh -c 'trap \"echo ended > {mark}\" TERM; sleep 60 & wait' >/dev/null 2>&1 & sleep 0.3"}, {"command": "sleep 0.2"}]
+    calls = [
+        {"command": f"setsid sh -c 'trap \"echo ended > {mark}\" TERM; sleep 60 & wait' >/dev/null 2>&1 & sleep 0.3"},
+        {"command": "sleep 0.2"},
+    ]
     done, _ = script(tmp_path, calls)
     left = done.calls[0]
     assert left["outlived_by"] >= 1
@@ -116,32 +117,36 @@ helper.kill()
 
 
 def test_lost_events_are_made_good_by_reading_the_session_again(tmp_path: Path) -> None:
-    """The engine is stopped while a call begins and forks; a burst elsewhere overruns its socket."""
+    """All events are lost while a call begins, forks and another one ends; then the source says so."""
+    lossy = tmp_path / "lossy"
     agent = f"""
-import os, signal, subprocess, sys, time
-engines = [int(p) for p in os.listdir("/proc") if p.isdigit() and os.path.exists(f"/proc/{{p}}/cmdline")
-           and b"agentcgroup" in open(f"/proc/{{p}}/cmdline", "rb").read() and os.getsid(int(p)) == int(p)]
-for engine in engines: os.kill(engine, signal.SIGSTOP)
-call = subprocess.Popen("sleep 3; true", shell=True, start_new_session=True, stdout=subprocess.PIPE)
-subprocess.run([sys.executable, "-c", {_STORM!r}])
-for engine in engines: os.kill(engine, signal.SIGCONT)
-time.sleep(1.5)
-print(open(f"/proc/{{call.pid}}/cgroup").read())
-call.wait()
+import pathlib, subprocess, time
+lossy = pathlib.Path({str(lossy)!r})
+early = subprocess.Popen("sleep 0.5; true", shell=True, start_new_session=True, stdout=subprocess.PIPE)
+time.sleep(0.3)
+lossy.touch()
+late = subprocess.Popen("(sleep 8; true) & sleep 8; true", shell=True, start_new_session=True, stdout=subprocess.PIPE)
+early.wait()
+time.sleep(0.5)
+lossy.unlink()
+subprocess.run("true", shell=True, stdout=subprocess.PIPE)
+time.sleep(1)
+print(open(f"/proc/{{late.pid}}/cgroup").read())
+for child in open(f"/proc/{{late.pid}}/task/{{late.pid}}/children").read().split():
+    print(open(f"/proc/{{child}}/cgroup").read())
+late.kill()
 """
-    done = session(tmp_path, agent=[sys.executable, "-c", agent])
-    assert any("events were lost" in line for line in done.report["log"]), done.report["log"]
-    assert "/tools/tool-" in done.stdout
+    report = tmp_path / "report.json"
+    run = [sys.executable, str(Path(__file__).parent / "lossy_run.py"), str(lossy), "run", "--report", str(report), "--"]
+    done = subprocess.run([*run, sys.executable, "-c", agent], capture_output=True, text=True)
+    result = json.loads(report.read_text())
+    assert any("events were lost" in line for line in result["log"]), result["log"]
+    places = done.stdout.split()
+    assert len(places) == 3
+    assert len(set(places)) == 1
+    assert "/tools/tool-" in places[0]
+    assert [call["command"] for call in result["calls"]].count("(sleep 8; true) & sleep 8; true") == 1
     assert_nothing_left()
-
-
-_STORM = """
-import os
-for _ in range(25000):
-    pid = os.fork()
-    if pid == 0: os._exit(0)
-    os.waitpid(pid, 0)
-"""
 
 
 def test_exec_declares_a_call_with_its_hint(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Memory: the hungry call is stopped alone and its agent is told, however its stderr is made."""
 
 import json
-import sys
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -56,8 +56,8 @@ def test_a_hint_never_gets_more_than_the_session_has(hog: str, tmp_path: Path) -
 
 
 def test_feedback_as_one_line_of_json(hog: str, tmp_path: Path) -> None:
-    call = {"command": f"AGENTCGROUP_FEEDBACK=json sh -c '{hog} 600; true'"}
-    _, said = script(tmp_path, [{"command": f"export AGENTCGROUP_FEEDBACK=json; exec {call['command']}"}], "--policy", str(policy(tmp_path, SMALL)))
+    call = {"command": f"export AGENTCGROUP_FEEDBACK=json; exec sh -c '{hog} 600; true'"}
+    _, said = script(tmp_path, [call], "--policy", str(policy(tmp_path, SMALL)))
     body = json.loads(said[0]["stderr"])["agentcgroup"]
     assert body["limit"] == "memory"
     assert body["used"] >= body["allowed"] == 64 << 20
@@ -77,7 +77,9 @@ def test_page_cache_at_the_limit_stops_nobody(tmp_path: Path) -> None:
 
 def test_several_calls_that_do_not_fit_together_cost_one_of_them(hog: str, tmp_path: Path) -> None:
     calls = [{"command": f"sleep {wait}; {hog} {size} 4"} for wait, size in ((0, 250), (1, 320))]
-    done, said = script(tmp_path, calls, "--memory", "640M", "--policy", str(policy(tmp_path, "default: {memory: 100%}\n")), parallel=2)
+    done, said = script(
+        tmp_path, calls, "--memory", "640M", "--policy", str(policy(tmp_path, "default: {memory: 100%}\n")), parallel=2
+    )
     assert sorted(call["returncode"] for call in said) == [-9, 0]
     victim = next(call for call in said if call["returncode"])
     assert "together with other commands of this session" in victim["stderr"]
@@ -85,8 +87,6 @@ def test_several_calls_that_do_not_fit_together_cost_one_of_them(hog: str, tmp_p
 
 
 def test_a_leaking_agent_is_stopped_at_its_own_cap_with_a_message_and_its_neighbour_goes_on(hog: str, tmp_path: Path) -> None:
-    import subprocess
-
     other = subprocess.Popen(command("--name", "neighbour", agent=["sleep", "12"]), stderr=subprocess.PIPE, text=True)
     done = session(tmp_path, "--memory", "512M", agent=[hog, "1500"])
     assert done.code == -9
@@ -100,7 +100,11 @@ def test_a_leaking_agent_is_stopped_at_its_own_cap_with_a_message_and_its_neighb
 def test_limits_on_time_and_processes_are_explained(tmp_path: Path) -> None:
     text = "classes:\n  - {name: slow, programs: [sleep], limits: {time: 1s}}\n  - {name: many, programs: [python3], limits: {processes: 6}}\n"
     storm = "python3 -c 'import os, time\nfor _ in range(20):\n  try:\n    if os.fork() == 0: time.sleep(0.5); os._exit(0)\n  except OSError: pass'"
-    calls = [{"command": "exec sleep 30"}, {"command": storm}, {"command": "AGENT_RESOURCE_HINT=timeout:1500ms sh -c 'while :; do :; done'"}]
+    calls = [
+        {"command": "exec sleep 30"},
+        {"command": storm},
+        {"command": "AGENT_RESOURCE_HINT=timeout:1500ms sh -c 'while :; do :; done'"},
+    ]
     _, said = script(tmp_path, calls, "--policy", str(policy(tmp_path, text)))
     assert said[0]["returncode"] == -9
     assert "its limit is 1.00 s" in said[0]["stderr"]
@@ -116,4 +120,3 @@ def test_tool_calls_are_the_kernels_victims_before_the_agent(tmp_path: Path) -> 
     _, said = script(tmp_path, calls)
     assert said[0]["stdout"] == "1000\n"
     assert agent_score < 1000
-    assert sys.executable

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agentcgroup import cgroup
-from tests.vm.harness import AGENTS, SESSIONS, SLICE, TRIES, assert_nothing_left, command, session
+from tests.vm.harness import SESSIONS, SLICE, TRIES, assert_nothing_left, command, session
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,21 @@ def test_a_user_who_is_not_root_is_told(tmp_path: Path) -> None:
 
 
 def test_environment_directory_and_streams_are_the_callers(tmp_path: Path) -> None:
-    done = session(tmp_path, agent=["sh", "-c", "pwd; echo $COLOUR; cat; echo err >&2"], cwd=tmp_path, env={**os.environ, "COLOUR": "red"}, input="in\n")
+    done = session(
+        tmp_path,
+        agent=["sh", "-c", "pwd; echo $COLOUR; cat; echo err >&2"],
+        cwd=tmp_path,
+        env={**os.environ, "COLOUR": "red"},
+        input="in\n",
+    )
     assert done.stdout == f"{tmp_path}\nred\nin\n"
     assert done.stderr.startswith("err\n")
 
 
 def test_two_sessions_side_by_side_do_not_know_each_other(tmp_path: Path) -> None:
-    first = subprocess.Popen(command("--name", "one", "--memory", "512M", agent=["sleep", "14"]), stderr=subprocess.PIPE, text=True)
+    first = subprocess.Popen(
+        command("--name", "one", "--memory", "512M", agent=["sleep", "14"]), stderr=subprocess.PIPE, text=True
+    )
     _wait_for(SLICE / "agentcgroup-one.scope/agent")
     taken = subprocess.run(command("--name", "one", agent=["true"]), capture_output=True, text=True)
     assert (taken.returncode, "is taken" in taken.stderr) == (2, True)
@@ -84,7 +92,13 @@ def test_limits_of_the_session_are_in_force(tmp_path: Path) -> None:
     files = f"{scope}/memory.max {scope}/cpu.weight {scope}/agent/memory.max {scope}/agent/memory.low {scope}/tools/memory.high"
     done = session(tmp_path, "--name", "limits", "--memory", "512M", "--cpu-weight", "321", agent=["cat", *files.split()])
     budget = done.report["budget"]
-    assert [int(line) for line in done.stdout.split()] == [512 << 20, 321, budget["agent_max"], budget["agent_low"], budget["tools_high"]]
+    assert [int(line) for line in done.stdout.split()] == [
+        512 << 20,
+        321,
+        budget["agent_max"],
+        budget["agent_low"],
+        budget["tools_high"],
+    ]
     unit = subprocess.run(["systemctl", "show", "-p", "ActiveState", "agentcgroup-limits.scope"], capture_output=True, text=True)
     assert "inactive" in unit.stdout
 
@@ -93,7 +107,11 @@ def test_without_systemd_sessions_are_plain_cgroups(tmp_path: Path) -> None:
     """The same, in a mount namespace where systemd's mark is hidden."""
     hidden = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /run/systemd && exec "$@"', "sh"]
     report = tmp_path / "report.json"
-    agent = [sys.executable, "-c", "import subprocess; subprocess.run('sleep 0.3', shell=True, capture_output=True, start_new_session=True)"]
+    agent = [
+        sys.executable,
+        "-c",
+        "import subprocess; subprocess.run('sleep 0.3', shell=True, capture_output=True, start_new_session=True)",
+    ]
     done = subprocess.run([*hidden, *command("--report", str(report), agent=agent)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     [call] = json.loads(report.read_text())["calls"]
@@ -112,7 +130,9 @@ time.sleep(60) if False else [time.sleep(0.05) for _ in range(40) if not seen]
 time.sleep(0.2)
 sys.exit(40 + len(seen))
 """
-    run = subprocess.Popen(command(agent=[sys.executable, "-c", agent]), stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    run = subprocess.Popen(
+        command(agent=[sys.executable, "-c", agent]), stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
     assert run.stdout is not None
     run.stdout.readline()
     run.send_signal(number)
@@ -153,7 +173,10 @@ def test_a_terminals_keys_reach_the_agent_as_if_run_were_not_there() -> None:
     terminal.expect("up\r\n")
     terminal.type("\x03")
     terminal.expect("int 1\r\n")
-    subprocess.run(["python3", "-c", "import fcntl,struct,termios; fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack('HHHH', 30, 77, 0, 0))"], stdin=terminal.master)
+    subprocess.run(
+        ["python3", "-c", "import fcntl,struct,termios; fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack('HHHH', 30, 77, 0, 0))"],
+        stdin=terminal.master,
+    )
     terminal.expect("w 77\r\n")
     terminal.type("\x1a")
     terminal.expect("Stopped")
@@ -191,7 +214,9 @@ for number in range(4):
     for number in range(TRIES or 6):
         # One in four times the governing process dies with it.
         both = number % 4 == 3
-        run = subprocess.Popen(command("--memory", "256M", agent=[sys.executable, "-c", agent]), stderr=subprocess.DEVNULL, start_new_session=True)
+        run = subprocess.Popen(
+            command("--memory", "256M", agent=[sys.executable, "-c", agent]), stderr=subprocess.DEVNULL, start_new_session=True
+        )
         time.sleep(chosen.uniform(0.2, 9))
         if both:
             _kill_tree_of_python(run.pid)
@@ -215,7 +240,9 @@ for number in range(4):
 def test_the_session_outlives_a_killed_run_and_cleans_up_after_itself(tmp_path: Path) -> None:
     mark, report = tmp_path / "mark", tmp_path / "report.json"
     agent = f"import subprocess, time\ntime.sleep(3)\nsubprocess.run('sleep 0.5; cat /proc/self/cgroup > {mark}', shell=True, stdout=subprocess.PIPE, start_new_session=True)"
-    run = subprocess.Popen(command("--name", "orphan", "--report", str(report), agent=[sys.executable, "-c", agent]), stderr=subprocess.DEVNULL)
+    run = subprocess.Popen(
+        command("--name", "orphan", "--report", str(report), agent=[sys.executable, "-c", agent]), stderr=subprocess.DEVNULL
+    )
     _wait_for(SLICE / "agentcgroup-orphan.scope/tools")
     time.sleep(1)
     run.kill()
@@ -265,7 +292,12 @@ def test_the_control_socket_serves_only_members_of_the_session(tmp_path: Path) -
     run = subprocess.Popen(command("--name", "guarded", agent=["sleep", "6"]), stderr=subprocess.DEVNULL)
     place = SESSIONS / "guarded/control.sock"
     _wait_for(place)
-    for request, words in ((b'{"op": "call"}\n', "does not belong"), (b"{}\n", "not understood"), (b"\xff\n", ""), (b"x" * 9000, "")):
+    for request, words in (
+        (b'{"op": "call"}\n', "does not belong"),
+        (b"{}\n", "not understood"),
+        (b"\xff\n", ""),
+        (b"x" * 9000, ""),
+    ):
         with socket.socket(socket.AF_UNIX) as channel:
             channel.connect(str(place))
             channel.sendall(request)
@@ -310,6 +342,3 @@ def _kill_tree_of_python(run: int, only_engine: bool = False) -> None:
         where = Path(f"/proc/{pid}/cgroup").read_text()
         if b"agentcgroup" in line and "agentcgroup.slice" not in where and (not only_engine or os.getsid(pid) == pid):
             os.kill(pid, signal.SIGKILL)
-
-
-assert AGENTS.is_dir()

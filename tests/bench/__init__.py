@@ -1,0 +1,1 @@
+"""Benchmarks: measured inside a host that can run sessions, started by scripts/bench."""
