@@ -9,6 +9,7 @@ import errno
 import os
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from agentcgroup.errors import AgentCgroupError, errno_words
@@ -27,6 +28,7 @@ class CgroupError(AgentCgroupError):
         self.errno = error.errno
 
 
+@lru_cache(maxsize=1)
 def mount_point() -> Path:
     """Where the cgroup v2 hierarchy is mounted.  Raises AgentCgroupError when it is nowhere."""
     for line in Path("/proc/self/mounts").read_text().splitlines():

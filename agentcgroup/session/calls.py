@@ -28,7 +28,7 @@ from agentcgroup.units import format_duration, format_size
 
 _UNSETTLED_NS = 100_000_000
 """After a process was moved, children whose fork is reported within this time may have been born
-before the move: they are looked for and moved too."""
+before the move, so the agent domain is looked through for them."""
 _OUTLIVING_S = 0.5
 """A call whose processes stay this much longer than its root left something behind."""
 
@@ -63,6 +63,7 @@ class Calls:
         self._tasks: set[asyncio.Task[None]] = set()
         self._complained: set[str] = set()
         self._ending = False
+        self._unsettled = False
         self.records: list[CallRecord] = []
         self._watcher.file(layout.tools / "memory.events.local", self._budget_event)
 
@@ -93,7 +94,7 @@ class Calls:
         return granted
 
     def join(self, joined: Join) -> None:
-        """A process was born into a call: move it if it may have been born before its parent was moved."""
+        """A process was born into a call, perhaps before its parent was moved: then ``settle`` has work."""
         live = self._live.get(joined.call)
         if live is None:
             return
@@ -102,7 +103,21 @@ class Calls:
             # The root was gone before it could be looked at; a child that it forked still shows its program.
             self._command_known(live, joined.pid)
         if joined.at_ns < live.settled_ns + _UNSETTLED_NS:
-            self._collect(live, joined.pid)
+            self._unsettled = True
+
+    def settle(self) -> None:
+        """Move the calls' processes that are still in the agent domain, until a look there finds none.
+
+        Called after each batch of events, so that the roots of all calls in it were placed first.
+        """
+        while self._unsettled:
+            late = [
+                (pid, call)
+                for pid in cgroup.processes(self._layout.agent)
+                if (call := self._tracker.call_of(pid)) is not None and call in self._live
+            ]
+            moved = [self._place(self._live[call], pid) for pid, call in late]
+            self._unsettled = any(moved)
 
     def execed(self, call: int, pid: int) -> None:
         """A process of a call started a program: its environment may hold a hint, and it may be the awaited command."""
@@ -184,18 +199,6 @@ class Calls:
             watch(leaf / "cgroup.events", lambda text: self.end_if_over(call)),
         ]
         asyncio.get_running_loop().call_soon(self._layout.prepare, self._tracker.next_call)
-
-    def _collect(self, live: _Live, pid: int) -> None:
-        """Move a late child into the leaf, unless it is there or gone."""
-        try:
-            where = cgroup.of_process(pid)
-        except ProcessLookupError:
-            return
-        if live.leaf is not None and where == live.leaf:
-            return
-        # A process id that was used again for something outside the session is not touched.
-        if where == self._layout.agent or self._layout.tools in where.parents:
-            self._place(live, pid)
 
     # What the kernel says
 

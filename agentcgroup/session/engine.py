@@ -111,6 +111,7 @@ class Engine:
 
     def _drain(self) -> None:
         self._source.drain(self._deliver)
+        self._calls.settle()
 
     def _deliver(self, event: ProcessEvent) -> None:
         tracker = self._tracker
@@ -159,6 +160,7 @@ class Engine:
         for pid in self._tracker.known_pids() - seen:
             if process.parent(pid) is None and (ended := self._tracker.exited(pid, 0, now)) is not None:
                 self._calls.root_exited(ended)
+        self._calls.settle()
         self._calls.check_all()
 
     def _find_place(self, pid: int) -> None:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agentcgroup.session.places import RUN
-from agentcgroup.session.places import SESSIONS
+from agentcgroup.session.places import RUN, SESSIONS
 
 AGENTS = Path(__file__).parent.parent / "agents"
 SLICE = Path("/sys/fs/cgroup/agentcgroup.slice")

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from agentcgroup import cgroup
-from tests.vm.harness import SESSIONS, SLICE, TRIES, assert_nothing_left, command, session
+from agentcgroup.session.places import SESSIONS
+from tests.vm.harness import SLICE, TRIES, assert_nothing_left, command, session
 
 
 @pytest.mark.parametrize(
