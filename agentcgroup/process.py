@@ -121,8 +121,12 @@ def same_file(pid: int, number: int, other: int, other_number: int) -> bool:
 
 def prefer_as_victim(pid: int) -> None:
     """Make a process the out-of-memory killer's first choice, before anything of the agent's; children inherit it."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/oom_score_adj", "w") as file:
-        file.write("1000")
+    with contextlib.suppress(OSError):
+        descriptor = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, b"1000")
+        finally:
+            os.close(descriptor)
 
 
 def take_descriptor(pid: int, number: int) -> int | None:

@@ -63,14 +63,20 @@ class Calls:
         self._tasks: set[asyncio.Task[None]] = set()
         self._complained: set[str] = set()
         self._ending = False
+        self._default = self._class_of((), False).limits
         self._unsettled = False
+        self._bare: list[_Live] = []
+        self._new: dict[int, bool] = {}
         self.records: list[CallRecord] = []
         self._watcher.file(layout.tools / "memory.events.local", self._budget_event)
 
     # What the tracker says
 
     def begin(self, begun: Begin) -> None:
-        """A call began: place its root first, everything else after (what it allocates now is charged where it is)."""
+        """A call began: place its root at once; ``settle`` does the rest when the roots of all calls are placed.
+
+        What a process allocates before it is placed stays charged to where it was.
+        """
         argv = begun.facts.argv if begun.facts else ()
         live = _Live(CallRecord(begun.call, begun.pid, argv, self._seconds(begun.at_ns)))
         live.record.cwd = begun.facts.cwd if begun.facts else ""
@@ -79,13 +85,18 @@ class Calls:
         self.records.append(live.record)
         if self._place(live, begun.pid):
             live.record.placed_after_ms = (live.settled_ns - begun.at_ns) / 1e6
-        granted = self._classify(live, helper=begun.verdict.role == "helper")
-        self._step(ctl.Began(begun.call, granted))
-        self._hinted(live, process.hint_text(begun.pid))
+        self._new[begun.call] = begun.verdict.role == "helper"
+
+    def _take_up(self, call: int, helper: bool) -> None:
+        """Class, limits and hints of a call that was placed."""
+        live = self._live[call]
+        self._step(ctl.Began(call, self._classify(live, helper)))
+        self._hinted(live, process.hint_text(live.record.pid))
         # What a model types in front of a command is in the text before any process has it in its
         # environment: the limit is there before the burst.
-        for text in assignments(argv, VARIABLE):
+        for text in assignments(live.record.argv, VARIABLE):
             self._hinted(live, text)
+        self.end_if_over(call)
 
     def _classify(self, live: _Live, helper: bool = False) -> CommandClass:
         record = live.record
@@ -99,16 +110,17 @@ class Calls:
         if live is None:
             return
         live.record.processes += 1
-        if not live.record.argv:
+        if not live.record.argv and joined.call not in self._new:
             # The root was gone before it could be looked at; a child that it forked still shows its program.
             self._command_known(live, joined.pid)
         if joined.at_ns < live.settled_ns + _UNSETTLED_NS:
             self._unsettled = True
 
     def settle(self) -> None:
-        """Move the calls' processes that are still in the agent domain, until a look there finds none.
+        """After each batch of events: finish what its new calls need, in the order of urgency.
 
-        Called after each batch of events, so that the roots of all calls in it were placed first.
+        First the calls' processes that are still in the agent domain are moved, until a look there finds
+        none; then the leaves get their watches, and the calls their class and limits.
         """
         while self._unsettled:
             late = [
@@ -118,6 +130,10 @@ class Calls:
             ]
             moved = [self._place(self._live[call], pid) for pid, call in late]
             self._unsettled = any(moved)
+        while self._bare:
+            self._watch(self._bare.pop())
+        while self._new:
+            self._take_up(*self._new.popitem())
 
     def execed(self, call: int, pid: int) -> None:
         """A process of a call started a program: its environment may hold a hint, and it may be the awaited command."""
@@ -183,13 +199,15 @@ class Calls:
             return False
         process.prefer_as_victim(pid)
         if live.leaf is None:
-            self._settle_in(live, leaf)
+            live.leaf, live.record.leaf = leaf, leaf.name
+            self._bare.append(live)
         return True
 
-    def _settle_in(self, live: _Live, leaf: Path) -> None:
-        call = live.record.call
-        live.leaf = leaf
-        live.record.leaf = leaf.name
+    def _watch(self, live: _Live) -> None:
+        """Watch a call's leaf, and give it the limits that were decided before it had one."""
+        call, leaf = live.record.call, live.leaf
+        if leaf is None or call not in self._live:
+            return
         if limits := self._controller.limits_of(call):
             self._apply_limits(live, limits)
         watch = self._watcher.file
@@ -198,7 +216,11 @@ class Calls:
             watch(leaf / "pids.events", lambda text: self._count(call, "pids", text, "max", ctl.ProcessesRefused(call))),
             watch(leaf / "cgroup.events", lambda text: self.end_if_over(call)),
         ]
-        asyncio.get_running_loop().call_soon(self._layout.prepare, self._tracker.next_call)
+        asyncio.get_running_loop().call_soon(self.prepare)
+
+    def prepare(self) -> None:
+        """Have leaves ready for the next calls, with the limits of a command that no class knows."""
+        self._layout.prepare(self._tracker.next_call, self._default)
 
     # What the kernel says
 
@@ -284,7 +306,7 @@ class Calls:
         if live.leaf is None:
             return
         try:
-            cgroup.limit(live.leaf, limits, live.limits)
+            cgroup.limit(live.leaf, limits, live.limits or self._layout.given(live.leaf))
             live.limits = limits
         except cgroup.CgroupError as error:
             if cgroup.populated(live.leaf):
@@ -315,7 +337,12 @@ class Calls:
     def end_if_over(self, call: int) -> None:
         """The call is over when its leaf is empty and no process that events told of is left."""
         live = self._live.get(call)
-        if live is None or self._tracker.size(call) or (live.leaf is not None and cgroup.populated(live.leaf)):
+        if (
+            live is None
+            or call in self._new
+            or self._tracker.size(call)
+            or (live.leaf is not None and cgroup.populated(live.leaf))
+        ):
             return
         del self._live[call]
         for handle in live.handles:

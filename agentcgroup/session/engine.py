@@ -88,7 +88,7 @@ class Engine:
             _give_up(plan, self._channel, error)
             return
         watcher.file(self._layout.agent / "memory.events.local", self._agent_memory_event)
-        self._layout.prepare(self._tracker.next_call)
+        self._calls.prepare()
         loop = asyncio.get_running_loop()
         loop.add_reader(self._source.fileno(), self._drain)
         loop.add_reader(self._channel.fileno(), self._front_speaks)
@@ -100,7 +100,7 @@ class Engine:
         loop.remove_reader(self._source.fileno())
         server.close()
         await self._calls.close()
-        self._layout.drop_spare()
+        self._layout.drop_spares()
         watcher.close()
         if not end_session(plan.name):
             self._log(f"{self._layout.top} could not be removed")

@@ -30,6 +30,7 @@ _FORWARDED = {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, sign
 _HANDLED = _FORWARDED | {signal.SIGCHLD, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 _SI_KERNEL = 0x80
 """si_code of signals that the terminal made: the agent, in the same process group, got its own."""
+_ENGINE_NICE = -15
 _ENGINE_ERRORS = "engine.err"
 _CANNOT_EXECUTE, _NOT_FOUND = 126, 127
 
@@ -134,6 +135,8 @@ def _be_engine(plan: Plan, channel: socket.socket) -> None:
     """The engine's process: a session of its own, no terminal, nothing of the caller's kept open."""
     try:
         os.setsid()
+        # It reacts to what saturates the machine, so it must not wait behind it; it uses little time itself.
+        os.setpriority(os.PRIO_PROCESS, 0, _ENGINE_NICE)
         null = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1):
             os.dup2(null, number)

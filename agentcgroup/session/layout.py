@@ -12,9 +12,12 @@ from pathlib import Path
 
 from agentcgroup import cgroup, systemd
 from agentcgroup.classify import Budget
+from agentcgroup.model import Limits
 from agentcgroup.session.places import AGENT, KEEPER, TOOLS, session_cgroup
 
 _TOOLS_CPU_WEIGHT = 100
+_SPARES = 3
+"""Leaves that are kept ready: agents run a few calls at once at most."""
 
 
 class Layout:
@@ -26,7 +29,8 @@ class Layout:
         self.agent = self.top / AGENT
         self.tools = self.top / TOOLS
         self._keeper = self.top / KEEPER
-        self._spare: Path | None = None
+        self._spares: set[Path] = set()
+        self._given: dict[Path, Limits] = {}
 
     def create(self, stub: int, keeper: int, budget: Budget, cpu_weight: int, agent_cpu_weight: int) -> None:
         """Make the session's cgroups and move ``stub`` into the agent domain; it must not have run yet."""
@@ -52,29 +56,39 @@ class Layout:
         cgroup.write(self.tools, "cpu.weight", _TOOLS_CPU_WEIGHT)
 
     def take_leaf(self, call: int) -> Path:
-        """A leaf for a call: the spare if it fits, else a new one."""
+        """A leaf for a call: a spare one if there is one of its number, else a new one."""
         leaf = self.tools / f"tool-{call}"
-        if self._spare == leaf:
-            self._spare = None
+        if leaf in self._spares:
+            self._spares.remove(leaf)
         else:
             self._make(leaf)
         return leaf
 
-    def prepare(self, call: int) -> None:
-        """Have the leaf of the next call ready, so that making it is not on that call's way."""
-        leaf = self.tools / f"tool-{call}"
-        if self._spare not in (None, leaf):
-            self.drop_spare()
-        if self._spare is None:
+    def given(self, leaf: Path) -> Limits | None:
+        """The limits that a leaf was made with; None for one that was made in haste."""
+        return self._given.pop(leaf, None)
+
+    def prepare(self, next_call: int, limits: Limits) -> None:
+        """Have the leaves of the next calls ready, so that making them is not on those calls' way."""
+        wanted = {self.tools / f"tool-{call}" for call in range(next_call, next_call + _SPARES)}
+        for leaf in self._spares - wanted:
+            self._drop(leaf)
+        for leaf in wanted - self._spares:
             with contextlib.suppress(cgroup.CgroupError):
                 self._make(leaf)
-                self._spare = leaf
+                cgroup.limit(leaf, limits)
+                self._given[leaf] = limits
+                self._spares.add(leaf)
 
-    def drop_spare(self) -> None:
-        """Remove the prepared leaf."""
-        if self._spare is not None:
-            cgroup.remove(self._spare)
-            self._spare = None
+    def drop_spares(self) -> None:
+        """Remove the leaves that were kept ready."""
+        for leaf in list(self._spares):
+            self._drop(leaf)
+
+    def _drop(self, leaf: Path) -> None:
+        self._spares.discard(leaf)
+        self._given.pop(leaf, None)
+        cgroup.remove(leaf)
 
     def _make(self, leaf: Path) -> None:
         if not leaf.exists():

@@ -25,7 +25,7 @@ static void note(const char *file, const char *tag)
 
 static void live(const char *file, const char *tag)
 {
-	usleep(400000);
+	usleep(1000000);
 	note(file, tag);
 	_exit(0);
 }
