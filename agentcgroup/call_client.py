@@ -4,14 +4,11 @@ This is on a tool call's path, so it imports no more than it needs: asking the s
 make this process the root of a call, then becoming the command.  ``--help`` is answered by ``cli``.
 """
 
-import json
 import os
 import socket
 import sys
-from pathlib import Path
 
 from agentcgroup.errors import AgentCgroupError
-from agentcgroup.hints import VARIABLE, parse_hint
 
 _SLICE = "agentcgroup.slice"
 _PATIENCE_S = 2.0
@@ -22,7 +19,7 @@ def main(arguments: list[str]) -> int:
     hint, command = parse(arguments)
     session = _session()
     if hint is not None:
-        os.environ[VARIABLE] = hint
+        os.environ["AGENT_RESOURCE_HINT"] = hint
     try:
         _declare(session)
     except (OSError, ValueError) as error:
@@ -51,14 +48,23 @@ def parse(arguments: list[str]) -> tuple[str | None, list[str]]:
             raise AgentCgroupError(f"exec: unknown option {word!r}", do="agentcgroup exec [--hint H] -- CMD...")
     if not rest:
         raise AgentCgroupError("exec: no command", do="agentcgroup exec [--hint H] -- CMD...")
-    if hint is not None and (complaints := parse_hint(hint)[1]):
-        raise AgentCgroupError("exec: bad hint", "; ".join(complaints), "for example --hint memory:high,timeout:5m")
+    if hint is not None:
+        _check(hint)
     return hint, rest
+
+
+def _check(hint: str) -> None:
+    from agentcgroup.hints import parse_hint
+
+    if complaints := parse_hint(hint)[1]:
+        raise AgentCgroupError("exec: bad hint", "; ".join(complaints), "for example --hint memory:high,timeout:5m")
 
 
 def _session() -> str:
     """The session that this process runs in, from its cgroup."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    with open("/proc/self/cgroup") as file:
+        lines = file.read().splitlines()
+    for line in lines:
         parts = line.partition("::")[2].split("/")
         if line.startswith("0::") and _SLICE in parts[:-1]:
             scope = parts[parts.index(_SLICE) + 1]
@@ -73,6 +79,6 @@ def _declare(session: str) -> None:
         channel.settimeout(_PATIENCE_S)
         channel.connect(f"/run/agentcgroup/sessions/{session}/control.sock")
         channel.sendall(b'{"op": "call"}\n')
-        answer = json.loads(channel.makefile().readline() or "{}")
-    if "leaf" not in answer:
-        raise ValueError(answer.get("error", "no answer from the session's governor"))
+        answer = channel.recv(4096).decode()
+    if '"leaf"' not in answer:
+        raise ValueError(f"the session's governor answered {answer.strip() or 'nothing'}")
