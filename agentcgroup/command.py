@@ -191,5 +191,6 @@ def _skip_options(words: list[str], with_value: set[str]) -> list[str]:
 def display(argv: Sequence[str], width: int = 60) -> str:
     """The command as a person would name it: the text of ``sh -c``, else the words; one line, cut at ``width``."""
     text = shell_text(argv) or shlex.join(argv)
-    line = " ".join(text.split())
+    # A tool call's text is hostile input to the terminal that shows it: no escape sequences.
+    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
     return line if len(line) <= width else line[: width - 1] + "…"

@@ -5,9 +5,8 @@ This is the edge between the tracker and controller, which decide, and the cgrou
 
 import asyncio
 import contextlib
-import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from agentcgroup.hints import VARIABLE, parse_hint
 from agentcgroup.model import CallRecord, CommandClass, Deed, Limits
 from agentcgroup.policy import Policy
 from agentcgroup.session.layout import Layout
-from agentcgroup.session.voice import tell
+from agentcgroup.session.voice import stop_call, tell_call
 from agentcgroup.session.watch import Watcher
 from agentcgroup.tracker import Begin, Join, RootExited, Tracker
 from agentcgroup.units import format_duration, format_size
@@ -297,10 +296,10 @@ class Calls:
             self._deed(live, "released", action.why)
         elif isinstance(action, ctl.Tell):
             self._deed(live, "told", action.notice.reason)
-            self._spawn(self._tell(live, action.notice))
+            self._spawn(self._deliver(tell_call, live, action.notice))
         else:
             self._deed(live, "stopped", action.why)
-            self._spawn(self._stop(live, action.notice))
+            self._spawn(self._deliver(stop_call, live, action.notice))
 
     def _apply_limits(self, live: _Live, limits: Limits) -> None:
         if live.leaf is None:
@@ -312,25 +311,12 @@ class Calls:
             if cgroup.populated(live.leaf):
                 self._log(f"call {live.record.call}: limits not set: {error}")
 
-    async def _tell(self, live: _Live, notice: ctl.Notice) -> None:
-        pids = [live.record.pid] + (cgroup.processes(live.leaf) if live.leaf else [])
-        if not await tell(pids, notice):
+    async def _deliver(
+        self, way: Callable[[int, Path | None, ctl.Notice], Awaitable[bool]], live: _Live, notice: ctl.Notice
+    ) -> None:
+        """Tell or stop a call; say so in the log where nobody could be told."""
+        if not await way(live.record.pid, live.leaf, notice):
             self._log(f"call {live.record.call}: nobody could be told: {notice.reason}")
-
-    async def _stop(self, live: _Live, notice: ctl.Notice) -> None:
-        """Freeze, tell, kill.  Whatever goes wrong in between, the kill comes."""
-        leaf = live.leaf
-        if leaf is None:
-            process.signal_all([live.record.pid], signal.SIGKILL)
-            return
-        try:
-            cgroup.freeze(leaf, True)
-            await self._tell(live, notice)
-        except cgroup.CgroupError:
-            return  # it ended by itself meanwhile
-        finally:
-            with contextlib.suppress(cgroup.CgroupError):
-                cgroup.kill(leaf)
 
     # The end
 

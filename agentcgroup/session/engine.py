@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import struct
+import tempfile
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -83,6 +84,8 @@ class Engine:
             self._layout.create(plan.stub, plan.keeper, plan.budget, plan.cpu_weight, plan.policy.session.agent.cpu_weight)
             self._calls = Calls(plan.policy, plan.budget, self._layout, self._tracker, watcher, self._log, self._began)
             server = await asyncio.start_unix_server(self._serve, plan.folder / CONTROL_SOCKET, limit=_LONGEST_REQUEST)
+            # Agents may run as other users; who asks is checked by process, not by file mode.
+            (plan.folder / CONTROL_SOCKET).chmod(0o666)
             watcher.exit_of(os.pidfd_open(plan.stub), lambda _: self._over.set())
         except (AgentCgroupError, OSError) as error:
             _give_up(plan, self._channel, error)
@@ -263,10 +266,12 @@ class Engine:
         )  # fmt: skip
         text = json.dumps(report)
         if plan.report is not None:
-            partial = plan.report.with_name(f".{plan.report.name}.partial")
             try:
-                partial.write_text(text + "\n")
-                partial.replace(plan.report)
+                # A name of its own, made exclusively: the folder may be one that others can write, like /tmp.
+                with tempfile.NamedTemporaryFile("w", dir=plan.report.parent, delete=False) as partial:
+                    partial.write(text + "\n")
+                Path(partial.name).chmod(0o644)
+                Path(partial.name).replace(plan.report)
             except OSError as error:
                 report["report_error"] = f"{plan.report}: {error.strerror}"
         self._send({"report": report})

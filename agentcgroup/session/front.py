@@ -78,8 +78,9 @@ def run_session(plan: Plan, lock: int) -> int:
         report = _next(lines).get("report")
         os.close(lock)
         if failure:
-            code = int(failure)
-            raise AgentCgroupError(f"{plan.argv[0]} can't be executed", os.strerror(code), "check the command after --")
+            error = AgentCgroupError(f"{plan.argv[0]} can't be executed", os.strerror(int(failure)), "check the command after --")
+            error.exit_code = os.waitstatus_to_exitcode(status)
+            raise error
         _finish(plan, report)
     finally:
         # Signals that came meanwhile were for the agent, which is gone: take them off before unblocking.

@@ -53,6 +53,10 @@ def test_assignments_in_the_text_are_found_however_they_are_quoted() -> None:
     assert assignments(["make", "H=no"], "H") == []
 
 
+def test_a_shown_command_carries_no_escape_sequences() -> None:
+    assert display(["bash", "-c", "echo \x1b]0;owned\x07\nls"]).isprintable()
+
+
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=5))
 def test_no_command_line_breaks_the_analysis(argv: list[str]) -> None:
     for words in simple_commands(argv):
