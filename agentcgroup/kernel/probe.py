@@ -6,8 +6,6 @@ Nothing here changes the machine.  Each finding says why something is missing an
 import ctypes
 import json
 import os
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -194,15 +192,9 @@ def _memcg_struct_ops() -> Finding:
 
 
 def _docker() -> Finding:
-    if not shutil.which("docker"):
-        return Finding("Docker", False, "no docker command", "only needed for agents in containers")
-    try:
-        asked = subprocess.run(
-            ["docker", "version", "--format", "{{.Server.Version}}"], capture_output=True, text=True, timeout=20
-        )
-    except subprocess.TimeoutExpired:
-        return Finding("Docker", False, "the Docker daemon does not answer", "systemctl status docker")
-    ok = asked.returncode == 0
-    return Finding(
-        "Docker", ok, f"version {asked.stdout.strip()}" if ok else "no Docker daemon answers", "systemctl start docker"
-    )
+    """By its files: asking the daemon would start it where it starts on demand."""
+    if Path("/run/docker.pid").exists():
+        return Finding("Docker", True, "the daemon runs")
+    if Path("/run/docker.sock").exists():
+        return Finding("Docker", True, "starts at its first use")
+    return Finding("Docker", False, "no Docker daemon", "only needed for agents in containers: install and start docker")

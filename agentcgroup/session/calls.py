@@ -215,6 +215,8 @@ class Calls:
             watch(leaf / "pids.events", lambda text: self._count(call, "pids", text, "max", ctl.ProcessesRefused(call))),
             watch(leaf / "cgroup.events", lambda text: self.end_if_over(call)),
         ]
+        if call not in self._live:  # over already
+            self._forget(live)
         asyncio.get_running_loop().call_soon(self.prepare)
 
     def prepare(self) -> None:
@@ -331,8 +333,7 @@ class Calls:
         ):
             return
         del self._live[call]
-        for handle in live.handles:
-            self._watcher.forget(handle)
+        self._forget(live)
         record = live.record
         now = self._now()
         if record.ended_s is None:
@@ -345,6 +346,10 @@ class Calls:
             self._read_final(record, live.leaf)
             cgroup.remove(live.leaf)
         self._step(ctl.Ended(call))
+
+    def _forget(self, live: _Live) -> None:
+        while live.handles:
+            self._watcher.forget(live.handles.pop())
 
     def _read_final(self, record: CallRecord, leaf: Path) -> None:
         with contextlib.suppress(cgroup.CgroupError):
