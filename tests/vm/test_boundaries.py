@@ -53,10 +53,8 @@ def test_every_process_of_a_storm_is_accounted_to_its_call(tree: str, tmp_path: 
     lines = [line.split() for line in own.read_text().splitlines()]
     assert len(lines) == count * size
     leaves: dict[str, set[str]] = {}
-    roots = {call["pid"]: call["leaf"] for call in done.calls}
-    for tag, pid, where in lines:
-        # The root writes its line at once, before it may be placed; all others at the end of their lives.
-        leaves.setdefault(tag, set()).add(roots[int(pid)] if int(pid) in roots else where.rsplit("/tools/")[-1])
+    for tag, _, where in lines:
+        leaves.setdefault(tag, set()).add(where.rsplit("/tools/")[-1])
     assert {tag: names for tag, names in leaves.items() if len(names) != 1} == {}
     assert len(set.union(*leaves.values())) == len(leaves) == count
     storm = {call["leaf"]: call for call in done.calls if call["processes"] > 3}

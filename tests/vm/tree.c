@@ -48,6 +48,7 @@ int main(int argc, char **argv)
 			live(argv[2], argv[3]);
 		}
 	}
+	usleep(500000);
 	note(argv[2], argv[3]);
 	return 0;
 }
