@@ -6,6 +6,7 @@ This is the edge between the tracker and controller, which decide, and the cgrou
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -66,6 +67,7 @@ class Calls:
         self._unsettled = False
         self._bare: list[_Live] = []
         self._new: dict[int, bool] = {}
+        self._execs: deque[tuple[int, int]] = deque()
         self.records: list[CallRecord] = []
         self._watcher.file(layout.tools / "memory.events.local", self._budget_event)
 
@@ -89,6 +91,10 @@ class Calls:
     def _take_up(self, call: int, helper: bool) -> None:
         """Class, limits and hints of a call that was placed."""
         live = self._live[call]
+        if not live.record.argv and live.leaf is not None:
+            # The root was gone before it could be looked at; a child that it forked still shows its program.
+            lines = (process.command_line(pid) for pid in cgroup.processes(live.leaf))
+            live.record.argv = next(filter(None, lines), ())
         self._step(ctl.Began(call, self._classify(live, helper)))
         self._hinted(live, process.hint_text(live.record.pid))
         # What a model types in front of a command is in the text before any process has it in its
@@ -109,9 +115,6 @@ class Calls:
         if live is None:
             return
         live.record.processes += 1
-        if not live.record.argv and joined.call not in self._new:
-            # The root was gone before it could be looked at; a child that it forked still shows its program.
-            self._command_known(live, joined.pid)
         if joined.at_ns < live.settled_ns + _UNSETTLED_NS:
             self._unsettled = True
 
@@ -133,9 +136,15 @@ class Calls:
             self._watch(self._bare.pop())
         while self._new:
             self._take_up(*self._new.popitem())
+        while self._execs:
+            self._look_at(*self._execs.popleft())
 
     def execed(self, call: int, pid: int) -> None:
-        """A process of a call started a program: its environment may hold a hint, and it may be the awaited command."""
+        """A process of a call started a program: ``settle`` looks at it, when the call's own class is known."""
+        self._execs.append((call, pid))
+
+    def _look_at(self, call: int, pid: int) -> None:
+        """A started program's environment may hold a hint, and it may be the awaited command."""
         live = self._live.get(call)
         if live is None:
             return
