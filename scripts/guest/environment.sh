@@ -22,12 +22,12 @@ print("\n".join([*project["dependencies"], *optional["test"], *(one for one in o
 PY
   "$VENV/bin/pip" install -q --disable-pip-version-check -r "$VENV/requirements" 2>&1 | grep -v '^WARNING' >&2 || true
   "$VENV/bin/python" -c 'import jeepney, pydantic, pyroute2, rich, typer, yaml, pytest, hypothesis'
-  # The work tree itself, not a copy of it.
-  pwd >"$(echo "$VENV"/lib/python3*/site-packages)/agentcgroup-tree.pth"
   printf '#!%s/bin/python3\nimport sys\nfrom agentcgroup.cli import main\nsys.exit(main())\n' "$VENV" >"$VENV/bin/agentcgroup"
   chmod +x "$VENV/bin/agentcgroup"
   touch "$VENV/done"
 fi
+# The work tree itself, not a copy of it; several trees may share the environment, so the latest counts.
+pwd >"$(echo "$VENV"/lib/python3*/site-packages)/agentcgroup-tree.pth"
 export PATH="$VENV/bin:$PATH"
 
 need_agent() {

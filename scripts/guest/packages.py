@@ -5,6 +5,7 @@ suites (backports, trixie) are asked for at the same address, with configuration
 the machine's stays untouched.
 """
 
+import importlib.util
 import os
 import re
 import shutil
@@ -108,6 +109,7 @@ def install_host_tools() -> None:
     """
     wanted = [
         (not shutil.which("mmdebstrap"), ["mmdebstrap"]),
+        (importlib.util.find_spec("pip") is None, ["python3-pip"]),
         (not shutil.which("busybox"), ["busybox-static"]),
         (not shutil.which("cpio"), ["cpio"]),
         (not shutil.which("zstd"), ["zstd"]),

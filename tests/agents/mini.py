@@ -20,12 +20,12 @@ from minisweagent.models.test_models import DeterministicModel, make_output
 HERE = Path(__file__).parent
 
 STEPS = [
-    ("Let me look around.", "ls -la"),
-    ("What is it about?", "cat README.md; sleep 0.1"),
-    ("Where is the code?", "find . -name '*.py' -o -name '*.c' | sort | xargs wc -l"),
-    ("How does it count?", "grep -rn 'def ' wordcount/ | head -20; sleep 0.1"),
-    ("What changed last?", "git log --stat --oneline | cat"),
-    ("Is the tree clean?", "git status --short; git diff HEAD --stat | cat"),
+    ("Let me look around.", "ls -la; sleep 0.3"),
+    ("What is it about?", "cat README.md; sleep 0.3"),
+    ("Where is the code?", "find . -name '*.py' -o -name '*.c' | sort | xargs wc -l; sleep 0.3"),
+    ("How does it count?", "grep -rn 'def ' wordcount/ | head -20; sleep 0.3"),
+    ("What changed last?", "git log --stat --oneline | cat; sleep 0.3"),
+    ("Is the tree clean?", "git status --short; git diff HEAD --stat | cat; sleep 0.3"),
     ("Do the tests pass?", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python3 -m pytest -q -p no:cacheprovider tests"),
     ("It wants its helper package: install the wheel.", "python3 make_wheel.py && python3 -m pip install -q --no-index --target site dist/*.whl && ls site"),
     ("Compile the fast counter.", "gcc -O2 -Wall -o fastcount fastcount.c && ./fastcount README.md"),
@@ -33,7 +33,7 @@ STEPS = [
     ("Now the big corpus, all of it in memory.", "PYTHONPATH=site python3 -m wordcount --copies 400000 README.md"),
     ("And the statistics of the result.", "PYTHONPATH=site python3 -c 'import corpusstats; print(corpusstats.mean([1, 2, 3]))'"),
     ("Write down what was found.", "echo 'counters agree' > NOTES && git add NOTES && git commit -qm 'Note the result' && git log --oneline | head -1"),
-    ("Done.", "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT; echo 'both counters agree'"),
+    ("Done.", "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT; echo 'both counters agree'; sleep 0.3"),
 ]  # fmt: skip
 NARROWER = ("That was too much at once: stream a part of it.", "PYTHONPATH=site python3 -m wordcount --copies 20000 README.md")
 
