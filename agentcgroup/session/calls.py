@@ -26,9 +26,6 @@ from agentcgroup.session.watch import Watcher
 from agentcgroup.tracker import Begin, Join, RootExited, Tracker
 from agentcgroup.units import format_duration, format_size
 
-_UNSETTLED_NS = 100_000_000
-"""After a process was moved, children whose fork is reported within this time may have been born
-before the move, so the agent domain is looked through for them."""
 _OUTLIVING_S = 0.5
 """A call whose processes stay this much longer than its root left something behind."""
 
@@ -38,6 +35,7 @@ class _Live:
     record: CallRecord
     leaf: Path | None = None
     settled_ns: int = 0
+    misplaced: int = 0
     handles: list[int | None] = field(default_factory=list)
     limits: Limits | None = None
     hint_text: str | None = None
@@ -64,7 +62,7 @@ class Calls:
         self._complained: set[str] = set()
         self._ending = False
         self._default = self._class_of((), False).limits
-        self._unsettled = False
+        self._late: deque[tuple[int, int]] = deque()
         self._bare: list[_Live] = []
         self._new: dict[int, bool] = {}
         self._execs: deque[tuple[int, int]] = deque()
@@ -110,28 +108,47 @@ class Calls:
         return granted
 
     def join(self, joined: Join) -> None:
-        """A process was born into a call, perhaps before its parent was moved: then ``settle`` has work."""
+        """A process was born into a call; if its parent was not in the leaf yet, neither is it.
+
+        The parent may wait for its own move, or have been moved after the birth.
+        """
         live = self._live.get(joined.call)
         if live is None:
             return
         live.record.processes += 1
-        if joined.at_ns < live.settled_ns + _UNSETTLED_NS:
-            self._unsettled = True
+        if live.misplaced or joined.at_ns < live.settled_ns:
+            self.misplaced(joined.call, joined.pid)
+
+    def misplaced(self, call: int, pid: int) -> None:
+        """A process of a call may be outside its leaf."""
+        if (live := self._live.get(call)) is not None:
+            live.misplaced += 1
+            self._late.append((call, pid))
+
+    def fetch(self) -> bool:
+        """Look at one process that may be misplaced, and put it into its call's leaf; False when none was left.
+
+        One at a time, so that the caller can look in between for the roots of new calls: each
+        millisecond that a root waits, it forks more of these.
+        """
+        if not self._late:
+            return False
+        call, pid = self._late.popleft()
+        live = self._live.get(call)
+        if live is None:
+            return True
+        live.misplaced -= 1
+        if self._tracker.call_of(pid) == call:
+            with contextlib.suppress(ProcessLookupError):
+                if cgroup.of_process(pid) != live.leaf:
+                    self._place(live, pid)
+        return True
 
     def settle(self) -> None:
-        """After each batch of events: finish what its new calls need, in the order of urgency.
+        """When all processes are where they belong: finish what new calls need.
 
-        First the calls' processes that are still in the agent domain are moved, until a look there finds
-        none; then the leaves get their watches, and the calls their class and limits.
+        Their leaves get their watches, and they get their class, their limits and their hints.
         """
-        while self._unsettled:
-            late = [
-                (pid, call)
-                for pid in cgroup.processes(self._layout.agent)
-                if (call := self._tracker.call_of(pid)) is not None and call in self._live
-            ]
-            moved = [self._place(self._live[call], pid) for pid, call in late]
-            self._unsettled = any(moved)
         while self._bare:
             self._watch(self._bare.pop())
         while self._new:

@@ -37,6 +37,8 @@ CONTROL_SOCKET = "control.sock"
 _LONGEST_REQUEST = 4096
 _QUIET_S = 0.02
 """No event for this long after the agent's exit: what it did last has arrived."""
+_FRONT_PATIENCE_S = 1.0
+"""The agent's end is seen by pidfd before the front says with which status; a front that is stopped is not waited for."""
 _LOG_LINES = 1000
 
 
@@ -70,6 +72,7 @@ class Engine:
         self._began = time.monotonic()
         self._began_at = time.time()
         self._over = asyncio.Event()
+        self._front_is_done = asyncio.Event()
         self._agent_status: int | None = None
         self._agent_kills = 0
         self._last_event = 0.0
@@ -97,8 +100,10 @@ class Engine:
         loop.add_reader(self._channel.fileno(), self._front_speaks)
         self._send({"ready": str(self._layout.top)})
         await self._over.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._front_is_done.wait(), _FRONT_PATIENCE_S)
         await self._quiet()
-        agent_peak = self._agent_peak()
+        agent_peak = self._agent_figures()
         await self._end_processes()
         loop.remove_reader(self._source.fileno())
         server.close()
@@ -114,6 +119,8 @@ class Engine:
 
     def _drain(self) -> None:
         self._source.drain(self._deliver)
+        while self._calls.fetch():
+            self._source.drain(self._deliver)
         self._calls.settle()
 
     def _deliver(self, event: ProcessEvent) -> None:
@@ -159,11 +166,13 @@ class Engine:
             seen.add(pid)
             if not self._tracker.knows(pid):
                 self._find_place(pid)
+            elif (late := self._tracker.call_of(pid)) is not None:
+                self._calls.misplaced(late, pid)
         now = time.monotonic_ns()
         for pid in self._tracker.known_pids() - seen:
             if process.parent(pid) is None and (ended := self._tracker.exited(pid, 0, now)) is not None:
                 self._calls.root_exited(ended)
-        self._calls.settle()
+        self._drain()
         self._calls.check_all()
 
     def _find_place(self, pid: int) -> None:
@@ -176,6 +185,7 @@ class Engine:
         joined = self._tracker.forked(parent, pid, now)
         if joined is not None:
             self._calls.join(joined)
+            self._calls.misplaced(joined.call, pid)
         elif self._tracker.agent_argv(pid) != process.command_line(pid):
             self._agent_execed(Execed(pid, now))
 
@@ -199,8 +209,10 @@ class Engine:
             asyncio.get_running_loop().remove_reader(self._channel.fileno())
             self._log("run has died: the session goes on without it")
             self._stdio_of = self._plan.stub
+            self._front_is_done.set()
             return
         self._agent_status = json.loads(data)["exit"]
+        self._front_is_done.set()
         self._over.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -251,8 +263,10 @@ class Engine:
         self._drain()
         self._calls.check_all()
 
-    def _agent_peak(self) -> int | None:
+    def _agent_figures(self) -> int | None:
+        """The agent's peak; its kills are read once more, for the kernel announces them up to 10 ms late."""
         try:
+            self._agent_memory_event(cgroup.read(self._layout.agent, "memory.events.local"))
             return int(cgroup.read(self._layout.agent, "memory.peak"))
         except cgroup.CgroupError:
             return None
