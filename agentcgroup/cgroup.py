@@ -164,6 +164,11 @@ def all_processes(cgroup: Path) -> list[int]:
     return [pid for part in subtree(cgroup) for pid in processes(part)]
 
 
+def number(cgroup: Path) -> int:
+    """The kernel's id of a cgroup: the inode number of its folder (on 64-bit machines)."""
+    return cgroup.stat().st_ino
+
+
 def subtree(cgroup: Path) -> Iterator[Path]:
     """The cgroup and its descendants, children before parents; none when it is gone."""
     for folder, _, _ in os.walk(cgroup, topdown=False):

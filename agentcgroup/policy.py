@@ -149,6 +149,16 @@ class SessionRule(_Strict):
     end_grace: Seconds = 2.0
 
 
+class MonitorRule(_Strict):
+    """What the kernel tells of a call's leaf, and how long it holds a new program until it is placed."""
+
+    step: Size = 32 << 20
+    step_time: Seconds = 0.01
+    stalled: Seconds = 0.1
+    starved: Seconds = 0.1
+    hold: Seconds = 0.02
+
+
 class HintRule(_Strict):
     """What the levels of a hint mean: shares of the budget for tool calls, and CPU weights."""
 
@@ -161,6 +171,7 @@ class Policy(_Strict):
 
     version: Literal[1]
     session: SessionRule = SessionRule()
+    monitor: MonitorRule = MonitorRule()
     hints: HintRule = HintRule()
     agents: tuple[AgentRule, ...] = ()
     launchers: frozenset[str] = frozenset()

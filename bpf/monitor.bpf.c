@@ -27,9 +27,9 @@ char LICENSE[] SEC("license") = "GPL";
 #define HINT_NAME_BYTES (sizeof(HINT_NAME) - 1)
 #define PAGE_BYTES 4096
 
-/* Sections of their own, so that user space finds each as one struct. */
+/* Each is a section of its own, so that user space finds it as one struct. */
 const volatile struct settings settings SEC(".rodata.settings") = {};
-struct counts counts SEC(".bss.counts") = {};
+struct counts counts; /* all of .bss */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_CGRP_STORAGE);
@@ -154,7 +154,7 @@ int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 struct search {
 	unsigned long at;
 	unsigned long end;
-	char *found;
+	bool found;
 	bool inside; /* the last word read was longer than the buffer: what follows is the rest of it */
 	char word[WORD_BYTES];
 };
@@ -174,7 +174,7 @@ static long look_at_word(__u32 index, struct search *search)
 			if (search->word[i] != HINT_NAME[i])
 				break;
 		if (i == HINT_NAME_BYTES) {
-			search->found = search->word;
+			search->found = true;
 			return 1;
 		}
 	}
@@ -197,26 +197,14 @@ static __always_inline __u64 hash(const char *text, int length)
 	return value;
 }
 
-struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct search);
-} searches SEC(".maps");
-
-/* The hint in a new program's environment, or NULL.  Its pages were just written, so they are there. */
-static __always_inline struct search *find_hint(struct task_struct *task)
+/* Look for a hint in a new program's environment.  Its pages were just written, so they are there. */
+static __always_inline void find_hint(struct task_struct *task, struct search *search)
 {
-	struct search *search = bpf_task_storage_get(&searches, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
-
-	if (!search)
-		return NULL;
 	search->at = BPF_CORE_READ(task, mm, env_start);
 	search->end = BPF_CORE_READ(task, mm, env_end);
-	search->found = NULL;
-	search->inside = false;
 	bpf_loop(ENVIRONMENT_WORDS, look_at_word, search, 0);
-	return search->found ? search : NULL;
+	if (!search->found)
+		search->word[HINT_NAME_BYTES] = 0;
 }
 
 SEC("tp_btf/sched_process_exec")
@@ -225,35 +213,32 @@ int BPF_PROG(on_exec, struct task_struct *task)
 	struct place *place = place_of(task);
 	__u32 pid = task->tgid;
 	struct tracked fresh = {};
-	struct search *search;
+	struct search search = {};
+	const char *hint = search.word + HINT_NAME_BYTES;
 	struct event *event;
-	bool known;
+	__u64 sum;
 
 	if (!place)
 		return 0;
 	__sync_fetch_and_add(&place->execs, 1);
-	search = find_hint(task);
+	find_hint(task, &search);
 	if (place->role == PLACE_AGENT) {
 		bpf_map_update_elem(&tracked, &pid, &fresh, 0);
 	} else {
-		__u64 hint = search ? hash(search->word + HINT_NAME_BYTES, WORD_BYTES - HINT_NAME_BYTES) : 0;
-
-		known = !hint || hint == place->hint_hash;
-		if (hint)
-			place->hint_hash = hint;
-		if (known && !bpf_map_lookup_elem(&tracked, &pid))
-			goto out;
+		/* Inside a call only a new hint is news, and what its root becomes. */
+		sum = hash(hint, WORD_BYTES - HINT_NAME_BYTES);
+		if ((!search.found || sum == place->hint_hash) && !bpf_map_lookup_elem(&tracked, &pid))
+			return 0;
+		if (search.found)
+			place->hint_hash = sum;
 		if (!may_tell(place))
-			goto out;
+			return 0;
 	}
 	event = begin(EVENT_EXEC, cgroup_of(task), pid);
 	if (event) {
-		if (search)
-			bpf_probe_read_kernel_str(event->hint, sizeof(event->hint), search->word + HINT_NAME_BYTES);
+		bpf_probe_read_kernel_str(event->hint, sizeof(event->hint), hint);
 		bpf_ringbuf_submit(event, 0);
 	}
-out:
-	bpf_task_storage_delete(&searches, task);
 	return 0;
 }
 
@@ -462,26 +447,28 @@ static __always_inline int current_event(__u32 kind)
 	return 0;
 }
 
+/* Programs named instead_* are left out where __memcg_memory_event can be attached to. */
+
 SEC("fentry/__mem_cgroup_handle_over_high")
-int BPF_PROG(on_over_high)
+int BPF_PROG(instead_on_over_high)
 {
 	return current_event(EVENT_OVER);
 }
 
 SEC("fentry/mem_cgroup_handle_over_high")
-int BPF_PROG(on_over_high_before_6_15)
+int BPF_PROG(instead_on_over_high_before_6_15)
 {
 	return current_event(EVENT_OVER);
 }
 
 SEC("tp_btf/mm_vmscan_memcg_reclaim_begin")
-int BPF_PROG(on_reclaim)
+int BPF_PROG(instead_on_reclaim)
 {
 	return current_event(EVENT_FULL);
 }
 
 SEC("fentry/out_of_memory")
-int BPF_PROG(on_out_of_memory, struct oom_control *control)
+int BPF_PROG(instead_on_out_of_memory, struct oom_control *control)
 {
 	struct mem_cgroup *memcg = control->memcg;
 

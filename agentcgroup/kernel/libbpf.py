@@ -6,6 +6,7 @@ brings LLVM along; so it is only asked where libbpf isn't a library of its own.
 
 import ctypes
 import errno
+import importlib
 import os
 from collections.abc import Callable
 from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
@@ -20,6 +21,8 @@ _SAMPLE = CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
 _FUNC = 12
 """BTF_KIND_FUNC"""
 _TYPEDEF = 8
+"""BTF_KIND_TYPEDEF"""
+_LONGEST_LINE = 1 << 20
 
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "libbpf_set_print": (c_void_p, [_PRINT]),
@@ -62,7 +65,7 @@ def library() -> Any:
         handle: Any = ctypes.CDLL("libbpf.so.1", use_errno=True)
     except OSError:
         try:
-            from bcc.libbcc import lib as handle
+            handle = importlib.import_module("bcc.libbcc").lib
         except (ImportError, OSError):
             raise BpfError("libbpf is not installed", "neither libbpf.so.1 nor bcc was found",
                            "install libbpf1 or python3-bpfcc") from None  # fmt: skip
@@ -73,6 +76,11 @@ def library() -> Any:
     except AttributeError as error:
         raise BpfError("libbpf is too old", str(error), "install libbpf 1.0 or later") from None
     return handle
+
+
+def version() -> str:
+    """libbpf's version, e.g. ``1.5``."""
+    return str(library().libbpf_version_string().decode()).lstrip("v")
 
 
 class Object:
@@ -92,10 +100,12 @@ class Object:
         self.left_out: dict[str, str] = {}
         """Programs that were not loaded, each with its section: the kernel lacks what they attach to."""
 
-    def _heard(self, level: int, form: bytes, _: Any) -> int:
-        # The arguments are a C va_list, which can't be read from here: the bare format still names the step.
+    def _heard(self, level: int, form: bytes, arguments: Any) -> int:
         if level == 0:
-            self._said.append(form.decode(errors="replace").strip())
+            # A va_list is passed as a pointer on x86-64 and arm64, and only libc can read it.
+            line = ctypes.create_string_buffer(_LONGEST_LINE)
+            ctypes.CDLL(None).vsnprintf(line, len(line), form, c_void_p(arguments))
+            self._said.append(line.value.decode(errors="replace").strip())
         return 0
 
     def programs(self) -> dict[str, tuple[int, str]]:
@@ -114,16 +124,19 @@ class Object:
                 self.left_out[name] = section
 
     def leave_out_what_the_kernel_lacks(self) -> None:
-        """Don't load programs whose function or tracepoint the running kernel doesn't have."""
+        """Don't load programs whose function or tracepoint the running kernel doesn't have, nor stand-ins that it makes needless."""
         with KernelTypes() as types:
-            self.leave_out({name for name, (_, section) in self.programs().items() if not types.has_target(section)})
+            lacks = {name for name, (_, section) in self.programs().items() if not types.has_target(section)}
+        if "on_memory_event" not in lacks:
+            lacks |= {name for name in self.programs() if name.startswith("instead_")}
+        self.leave_out(lacks)
 
     def set_constants(self, section: str, value: bytes) -> None:
         """Write into a data section before loading."""
         at, size = self.data(section)
-        if offset + len(value) > size:
+        if len(value) != size:
             raise BpfError("the BPF object has another layout", f"{section} has {size} bytes", "build it again: scripts/bpf")
-        ctypes.memmove(at + offset, value, len(value))
+        ctypes.memmove(at, value, len(value))
 
     def data(self, section: str) -> tuple[int, int]:
         """Address and size of a data section; after loading it is the live memory of the programs."""

@@ -23,6 +23,7 @@ from agentcgroup.policy import Policy
 from agentcgroup.session.layout import Layout
 from agentcgroup.session.voice import stop_call, tell_call
 from agentcgroup.session.watch import Watcher
+from agentcgroup.sources import Emptied, HintSeen, MemoryNews, Source, Victim, Waited
 from agentcgroup.tracker import Begin, Join, RootExited, Tracker
 from agentcgroup.units import format_duration, format_size
 
@@ -41,16 +42,17 @@ class _Live:
     hint_text: str | None = None
     awaits_command: bool = False
     counts: dict[str, int] = field(default_factory=dict)
+    killed: bool = False
 
 
 class Calls:
     """All calls of one session, live ones and records of ended ones."""
 
     def __init__(
-        self, policy: Policy, budget: Budget, layout: Layout, tracker: Tracker, watcher: Watcher,
+        self, policy: Policy, budget: Budget, layout: Layout, tracker: Tracker, source: Source, watcher: Watcher,
         log: Callable[[str], None], began: float,
     ) -> None:  # fmt: skip
-        self._policy, self._budget = policy, budget
+        self._policy, self._budget, self._source = policy, budget, source
         self._layout, self._tracker, self._watcher = layout, tracker, watcher
         self._log, self._began = log, began
         self._controller = ctl.Controller(policy, budget)
@@ -66,6 +68,8 @@ class Calls:
         self._bare: list[_Live] = []
         self._new: dict[int, bool] = {}
         self._execs: deque[tuple[int, int]] = deque()
+        self._hints: deque[tuple[int, str]] = deque()
+        self._by_cgroup: dict[int, int] = {}
         self.records: list[CallRecord] = []
         self._watcher.file(layout.tools / "memory.events.local", self._budget_event)
 
@@ -94,7 +98,8 @@ class Calls:
             lines = (process.command_line(pid) for pid in cgroup.processes(live.leaf))
             live.record.argv = next(filter(None, lines), ())
         self._step(ctl.Began(call, self._classify(live, helper)))
-        self._hinted(live, process.hint_text(live.record.pid))
+        if not self._source.sees_inside:
+            self._hinted(live, process.hint_text(live.record.pid))
         # What a model types in front of a command is in the text before any process has it in its
         # environment: the limit is there before the burst.
         for text in assignments(live.record.argv, VARIABLE):
@@ -155,6 +160,10 @@ class Calls:
             self._take_up(*self._new.popitem())
         while self._execs:
             self._look_at(*self._execs.popleft())
+        while self._hints:
+            call, text = self._hints.popleft()
+            if call in self._live:
+                self._hinted(self._live[call], text)
 
     def execed(self, call: int, pid: int) -> None:
         """A process of a call started a program: ``settle`` looks at it, when the call's own class is known."""
@@ -167,7 +176,8 @@ class Calls:
             return
         if live.awaits_command and pid == live.record.pid:
             self._command_known(live, pid)
-        self._hinted(live, process.hint_text(pid))
+        if not self._source.sees_inside:
+            self._hinted(live, process.hint_text(pid))
 
     def _command_known(self, live: _Live, pid: int) -> None:
         argv = process.command_line(pid)
@@ -204,7 +214,8 @@ class Calls:
             return
         live.record.exit_status = ended.status
         live.record.ended_s = self._seconds(ended.at_ns)
-        live.record.outlived_by = self._tracker.size(ended.call)
+        if live.leaf is not None:
+            live.record.outlived_by = len(set(cgroup.processes(live.leaf)) - {live.record.pid})
         self.end_if_over(ended.call)
 
     # Placement
@@ -225,6 +236,7 @@ class Calls:
         process.prefer_as_victim(pid)
         if live.leaf is None:
             live.leaf, live.record.leaf = leaf, leaf.name
+            self._by_cgroup[cgroup.number(leaf)] = live.record.call
             self._bare.append(live)
         return True
 
@@ -237,10 +249,12 @@ class Calls:
             self._apply_limits(live, limits)
         watch = self._watcher.file
         live.handles = [
-            watch(leaf / "memory.events.local", lambda text: self._memory_event(call, text)),
-            watch(leaf / "pids.events", lambda text: self._count(call, "pids", text, "max", ctl.ProcessesRefused(call))),
-            watch(leaf / "cgroup.events", lambda text: self.end_if_over(call)),
+            watch(leaf / "pids.events", lambda text: self._count(call, "pids", text, "max", ctl.ProcessesRefused(call)))
         ]
+        if not self._source.sees_memory:
+            live.handles.append(watch(leaf / "memory.events.local", lambda text: self._memory_event(call, text)))
+        if not self._source.sees_inside:
+            live.handles.append(watch(leaf / "cgroup.events", lambda text: self.end_if_over(call)))
         if call not in self._live:  # over already
             self._forget(live)
         asyncio.get_running_loop().call_soon(self.prepare)
@@ -258,8 +272,30 @@ class Calls:
         if self._rose(live, "high", text, "high") | self._rose(live, "max", text, "max"):
             self._measure(call, live)
         if self._rose(live, "oom_kill", text, "oom_kill"):
-            live.record.deeds.append(Deed(self._now(), "killed by the kernel", "out of memory"))
-            self._step(ctl.KernelKilled(call))
+            self._killed(live)
+
+    def _killed(self, live: _Live) -> None:
+        if not live.killed:
+            live.killed = True
+            self._deed(live, "killed by the kernel", "out of memory")
+            self._step(ctl.KernelKilled(live.record.call))
+
+    def news(self, event: Emptied | HintSeen | MemoryNews | Victim | Waited) -> None:
+        """What the kernel tells of a leaf: its end, a hint at a program's start, its memory."""
+        call = self._by_cgroup.get(event.cgroup)
+        if isinstance(event, HintSeen):
+            # The root starts its program before it is in its leaf.
+            call = call or self._tracker.call_of(event.pid)
+            if call is not None:
+                self._hints.append((call, event.text))
+        elif call is None or (live := self._live.get(call)) is None:
+            return
+        elif isinstance(event, MemoryNews):
+            self._measure(call, live)
+        elif isinstance(event, Victim):
+            self._killed(live)
+        elif isinstance(event, Emptied):
+            self.end_if_over(call)
 
     def _count(self, call: int, key: str, text: str | None, name: str, event: ctl.Event) -> None:
         live = self._live.get(call)
@@ -369,7 +405,8 @@ class Calls:
         elif not self._ending:
             record.outlived_by = 0  # they ended with their root, a moment later
         if live.leaf is not None:
-            self._read_final(record, live.leaf)
+            self._by_cgroup.pop(cgroup.number(live.leaf), None)
+            self._read_final(live, live.leaf)
             cgroup.remove(live.leaf)
         self._step(ctl.Ended(call))
 
@@ -377,7 +414,11 @@ class Calls:
         while live.handles:
             self._watcher.forget(live.handles.pop())
 
-    def _read_final(self, record: CallRecord, leaf: Path) -> None:
+    def _read_final(self, live: _Live, leaf: Path) -> None:
+        record = live.record
+        if counts := self._source.counts(leaf):
+            record.processes += counts.forks
+            record.stalled_s, record.waited_s = counts.stalled_s, counts.waited_s
         with contextlib.suppress(cgroup.CgroupError):
             record.memory_peak_bytes = int(cgroup.read(leaf, "memory.peak"))
             record.cpu_s = cgroup.read_table(leaf, "cpu.stat")["usage_usec"] / 1e6
@@ -395,7 +436,9 @@ class Calls:
         """Whatever is still alive ends with the session: say so in its record."""
         self._ending = True
         for live in self._live.values():
-            self._deed(live, "ended with the session", f"{self._tracker.size(live.record.call)} processes were left")
+            self._deed(
+                live, "ended with the session", f"{len(cgroup.processes(live.leaf)) if live.leaf else 0} processes were left"
+            )
 
     async def close(self) -> None:
         """Finish what was begun to be told."""

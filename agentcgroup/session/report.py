@@ -20,7 +20,7 @@ SCHEMA = 1
 
 def build_report(
     name: str, argv: Sequence[str], priority: str, budget: Budget, began_at: float, duration_s: float,
-    agent_status: int | None, agent_peak: int | None, agent_kills: int, source: str,
+    agent_status: int | None, agent_peak: int | None, agent_kills: int, source: str, source_figures: dict[str, float],
     launched: Sequence[AgentProcess], records: Sequence[CallRecord], log: Sequence[str],
 ) -> dict[str, Any]:  # fmt: skip
     """Everything about a session as JSON-able data.  Sizes in bytes, times in seconds; ``started`` since the epoch."""
@@ -31,6 +31,7 @@ def build_report(
         "priority": priority,
         "kernel": os.uname().release,
         "source": source,
+        "source_figures": source_figures,
         "started": began_at,
         "duration_s": duration_s,
         "budget": dataclasses.asdict(budget),

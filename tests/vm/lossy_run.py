@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agentcgroup.cli import main
 from agentcgroup.session import engine
-from agentcgroup.sources import Lost, ProcessEvent
+from agentcgroup.sources import Event, Lost
 from agentcgroup.sources.connector import Connector
 
 
@@ -20,8 +20,8 @@ class LossyConnector(Connector):
     flag = Path(sys.argv[1])
     losing = False
 
-    def drain(self, deliver: Callable[[ProcessEvent], None]) -> None:
-        def drop(_: ProcessEvent) -> None:
+    def drain(self, deliver: Callable[[Event], None]) -> None:
+        def drop(_: Event) -> None:
             pass
 
         if self.flag.exists():
