@@ -31,7 +31,7 @@ struct event {
 	__u64 cgroup;  /* id of the cgroup it is about */
 	__u64 amount;
 	__u64 more;
-	__u32 kind;
+	enum event_kind kind;
 	__u32 pid;
 	__u32 folded;  /* records of this cgroup that were left out since the last one */
 	__u32 padding;
@@ -50,7 +50,7 @@ struct place {
 	__u64 step_bytes;
 	__u64 stall_ns;
 	__u64 wait_ns;
-	__u32 role;
+	enum place_role role;
 	__u32 window_records; /* records in the current window */
 
 	/* counted here, read by user space */

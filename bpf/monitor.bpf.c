@@ -31,6 +31,9 @@ char LICENSE[] SEC("license") = "GPL";
 const volatile struct settings settings SEC(".rodata.settings") = {};
 struct counts counts; /* all of .bss */
 
+/* Nothing else names its type in the object, where a test looks for it. */
+const struct event *const declared SEC(".rodata.declared") = NULL;
+
 struct {
 	__uint(type, BPF_MAP_TYPE_CGRP_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

@@ -7,6 +7,7 @@ brings LLVM along; so it is only asked where libbpf isn't a library of its own.
 import ctypes
 import errno
 import importlib
+import mmap
 import os
 from collections.abc import Callable
 from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
@@ -132,19 +133,18 @@ class Object:
         self.leave_out(lacks)
 
     def set_constants(self, section: str, value: bytes) -> None:
-        """Write into a data section before loading."""
-        at, size = self.data(section)
-        if len(value) != size:
-            raise BpfError("the BPF object has another layout", f"{section} has {size} bytes", "build it again: scripts/bpf")
-        ctypes.memmove(at, value, len(value))
-
-    def data(self, section: str) -> tuple[int, int]:
-        """Address and size of a data section; after loading it is the live memory of the programs."""
+        """Fill a data section before loading."""
         size = c_size_t()
         at = self._lib.bpf_map__initial_value(self._map(section), byref(size))
-        if not at:
-            raise BpfError(f"the BPF object has no data section {section}", do="build it again: scripts/bpf")
-        return at, size.value
+        if not at or len(value) != size.value:
+            raise BpfError(
+                "the BPF object has another layout", f"{section} has {size.value} bytes", "build it again: scripts/bpf"
+            )
+        ctypes.memmove(at, value, len(value))
+
+    def memory(self, section: str) -> mmap.mmap:
+        """A data section's live memory after loading, read-only."""
+        return mmap.mmap(self.map_descriptor(section), mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ)
 
     def resize(self, name: str, entries: int) -> None:
         """Another size for a map, before loading."""

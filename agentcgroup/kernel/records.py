@@ -71,6 +71,24 @@ class Place(NamedTuple):
     hint_hash: int = 0
 
 
+class Settings(NamedTuple):
+    """``struct settings``."""
+
+    step_time_ns: int
+    hold_cap_ns: int
+
+
+class Counts(NamedTuple):
+    """``struct counts``."""
+
+    made: int
+    lost: int
+    holds: int
+    held_ns: int
+
+
+SETTINGS = struct.Struct("=2Q")
+COUNTS = struct.Struct("=4Q")
 RECORD = struct.Struct("=4Q4I128s")
 PLACE = struct.Struct("=3Q2I14Q")
 TRACKED = struct.Struct("=2I")

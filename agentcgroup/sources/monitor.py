@@ -6,7 +6,6 @@ processes there is no monitor, and the process connector takes its place.
 """
 
 import contextlib
-import ctypes
 import os
 import struct
 import time
@@ -14,7 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agentcgroup.kernel import libbpf
-from agentcgroup.kernel.records import PLACE, RECORD, TRACKED, Kind, Place, Record, Role
+from agentcgroup.kernel.records import COUNTS, PLACE, RECORD, SETTINGS, TRACKED, Kind, Place, Record, Role, Settings
+from agentcgroup.kernel.records import Counts as RecordCounts
 from agentcgroup.policy import MonitorRule
 from agentcgroup.sources import (
     Counts,
@@ -33,8 +33,6 @@ from agentcgroup.sources import (
 )
 
 _NS = 1_000_000_000
-_SETTINGS = struct.Struct("=QQ")
-_COUNTS = struct.Struct("=QQQQ")
 _MEMORY = {Kind.GROWTH: "growth", Kind.OVER: "over", Kind.FULL: "full", Kind.OOM: "oom"}
 _HOLD = "hold_"
 _NEEDED = {"on_fork", "on_exec", "on_exit", "on_populated"}
@@ -66,8 +64,7 @@ class Monitor(Source):
             self._object.close()
             raise
         self.sees_memory = not any("functions" in what for what in self.without)
-        address, _ = self._object.data(".bss")
-        self._live_counts = (ctypes.c_char * _COUNTS.size).from_address(address)
+        self._live_counts = self._object.memory(".bss")
         self._deliver: Callable[[Event], None]
         self._lost = self._received = 0
         self._worst_lag_ns = self._lag_sum_ns = 0
@@ -89,8 +86,9 @@ class Monitor(Source):
                     raise libbpf.BpfError(
                         "the BPF monitor can't see processes", f"this kernel lacks {', '.join(sorted(missing))}"
                     )
-                hold_ns = int(self._rule.hold * _NS)
-                opened.set_constants(".rodata.settings", _SETTINGS.pack(int(self._rule.step_time * _NS), hold_ns))
+                opened.set_constants(
+                    ".rodata.settings", SETTINGS.pack(*Settings(int(self._rule.step_time * _NS), int(self._rule.hold * _NS)))
+                )
                 opened.resize("records", ring_bytes)
                 opened.load()
             except libbpf.BpfError as error:
@@ -107,7 +105,7 @@ class Monitor(Source):
     def drain(self, deliver: Callable[[Event], None]) -> None:
         self._deliver = deliver
         self._ring.consume()
-        lost = _COUNTS.unpack(self._live_counts.raw)[1]
+        lost = self._counted().lost
         if lost != self._lost:
             self._lost = lost
             deliver(Lost())
@@ -170,7 +168,7 @@ class Monitor(Source):
         return Counts(place.forks, place.stalled_ns / _NS, place.waited_ns / _NS, place.folded_total)
 
     def figures(self) -> dict[str, float]:
-        made, lost, holds, held_ns = _COUNTS.unpack(self._live_counts.raw)
+        made, lost, holds, held_ns = self._counted()
         return {
             "records": made,
             "lost": lost,
@@ -179,6 +177,9 @@ class Monitor(Source):
             "holds": holds,
             "held_mean_ms": held_ns / 1e6 / max(1, holds),
         }
+
+    def _counted(self) -> RecordCounts:
+        return RecordCounts._make(COUNTS.unpack_from(self._live_counts))
 
     def close(self) -> None:
         self._ring.close()
