@@ -156,7 +156,7 @@ class MonitorRule(_Strict):
     step_time: Seconds = 0.01
     stalled: Seconds = 0.1
     starved: Seconds = 0.1
-    hold: Seconds = 0.02
+    hold: Seconds = 0.05
 
 
 class HintRule(_Strict):

@@ -423,7 +423,7 @@ static __always_inline void memory_event(__u32 kind, struct mem_cgroup *memcg)
 	if (!cgroup)
 		return;
 	place = bpf_cgrp_storage_get(&places, cgroup, NULL, 0);
-	if (place)
+	if (place && place->role == PLACE_CALL)
 		tell(place, kind, id, bpf_get_current_pid_tgid() >> 32, usage_of(memcg));
 	bpf_cgroup_release(cgroup);
 }
@@ -445,23 +445,29 @@ static __always_inline int current_event(__u32 kind)
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct place *place = place_of(task);
 
-	if (place)
+	if (place && place->role == PLACE_CALL)
 		tell(place, kind, cgroup_of(task), task->tgid, usage_of(memory_of(task->cgroups->dfl_cgrp)));
 	return 0;
 }
 
 /* Programs named instead_* are left out where __memcg_memory_event can be attached to. */
 
+static __always_inline int over_high(void)
+{
+	/* Before 6.15 it is called at every return to user space, and looks itself whether there is anything to do. */
+	return bpf_get_current_task_btf()->memcg_nr_pages_over_high ? current_event(EVENT_OVER) : 0;
+}
+
 SEC("fentry/__mem_cgroup_handle_over_high")
 int BPF_PROG(instead_on_over_high)
 {
-	return current_event(EVENT_OVER);
+	return over_high();
 }
 
 SEC("fentry/mem_cgroup_handle_over_high")
 int BPF_PROG(instead_on_over_high_before_6_15)
 {
-	return current_event(EVENT_OVER);
+	return over_high();
 }
 
 SEC("tp_btf/mm_vmscan_memcg_reclaim_begin")
@@ -485,7 +491,7 @@ int BPF_PROG(on_victim, struct task_struct *task)
 {
 	struct place *place = place_of(task);
 
-	if (place)
+	if (place && place->role == PLACE_CALL)
 		tell(place, EVENT_VICTIM, cgroup_of(task), task->tgid, usage_of(memory_of(task->cgroups->dfl_cgrp)));
 	return 0;
 }

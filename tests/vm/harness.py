@@ -12,12 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from agentcgroup.session.places import RUN, SESSIONS
 
 AGENTS = Path(__file__).parent.parent / "agents"
 SLICE = Path("/sys/fs/cgroup/agentcgroup.slice")
 TRIES = int(os.environ.get("AGENTCGROUP_TRIES") or 0)
 """How often the tests that repeat themselves do so; 0: their own, quick number."""
+
+EVENTS = pytest.mark.parametrize("events", ["bpf", "connector"])
+"""For tests whose result must not depend on where events come from."""
 
 
 @dataclass

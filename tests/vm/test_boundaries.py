@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.harness import AGENTS, TRIES, assert_nothing_left, policy, script, session, witness
+from tests.vm.harness import AGENTS, EVENTS, TRIES, assert_nothing_left, policy, script, session, witness
 
 MINI = [sys.executable, str(AGENTS / "mini.py")]
 LAUNCHES = {
@@ -113,7 +113,8 @@ helper.kill()
     assert "1 tool call in" in done.stderr
 
 
-def test_lost_events_are_made_good_by_reading_the_session_again(tmp_path: Path) -> None:
+@EVENTS
+def test_lost_events_are_made_good_by_reading_the_session_again(events: str, tmp_path: Path) -> None:
     """All events are lost while a call begins, forks and another one ends; then the source says so."""
     lossy = tmp_path / "lossy"
     agent = f"""
@@ -123,6 +124,8 @@ early = subprocess.Popen("sleep 0.5; true", shell=True, start_new_session=True, 
 time.sleep(0.3)
 lossy.touch()
 late = subprocess.Popen("(sleep 8; true) & sleep 8; true", shell=True, start_new_session=True, stdout=subprocess.PIPE)
+for _ in range(15):
+    subprocess.run("true", shell=True, stdout=subprocess.PIPE)
 early.wait()
 time.sleep(0.5)
 lossy.unlink()
@@ -134,7 +137,17 @@ for child in open(f"/proc/{{late.pid}}/task/{{late.pid}}/children").read().split
 late.kill()
 """
     report = tmp_path / "report.json"
-    run = [sys.executable, str(Path(__file__).parent / "lossy_run.py"), str(lossy), "run", "--report", str(report), "--"]
+    run = [
+        sys.executable,
+        str(Path(__file__).parent / "lossy_run.py"),
+        str(lossy),
+        "run",
+        "--events",
+        events,
+        "--report",
+        str(report),
+        "--",
+    ]
     done = subprocess.run([*run, sys.executable, "-c", agent], capture_output=True, text=True)
     result = json.loads(report.read_text())
     assert any("events were lost" in line for line in result["log"]), result["log"]
