@@ -194,6 +194,17 @@ def populated(cgroup: Path) -> bool:
         return False
 
 
+def reclaim(cgroup: Path, amount: int) -> int:
+    """Ask the kernel to take back this many bytes of a cgroup; returns how many it took.  Blocks while it does."""
+    before = int(read(cgroup, "memory.current"))
+    try:
+        write(cgroup, "memory.reclaim", amount)
+    except CgroupError as error:
+        if error.errno != errno.EAGAIN:  # it got less than it was asked for
+            raise
+    return max(0, before - int(read(cgroup, "memory.current")))
+
+
 def freeze(cgroup: Path, frozen: bool) -> None:
     """Ask the kernel to stop (or go on with) all processes below; they stop at a safe point, within moments."""
     write(cgroup, "cgroup.freeze", int(frozen))

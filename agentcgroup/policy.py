@@ -159,6 +159,14 @@ class MonitorRule(_Strict):
     hold: Seconds = 0.05
 
 
+class LoopRule(_Strict):
+    """Retry loops: from how many calls of one command in a row, and what is done about what they leave."""
+
+    times: Annotated[int, Field(ge=2)] = 3
+    reclaim_from: Size = 64 << 20
+    processes: Literal["keep", "end"] = "keep"
+
+
 class HintRule(_Strict):
     """What the levels of a hint mean: shares of the budget for tool calls, and CPU weights."""
 
@@ -172,6 +180,7 @@ class Policy(_Strict):
     version: Literal[1]
     session: SessionRule = SessionRule()
     monitor: MonitorRule = MonitorRule()
+    loops: LoopRule = LoopRule()
     hints: HintRule = HintRule()
     agents: tuple[AgentRule, ...] = ()
     launchers: frozenset[str] = frozenset()

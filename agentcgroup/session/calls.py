@@ -8,7 +8,6 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -16,33 +15,21 @@ from typing import Any
 from agentcgroup import cgroup, process
 from agentcgroup import controller as ctl
 from agentcgroup.classify import Budget, classify
-from agentcgroup.command import assignments
+from agentcgroup.command import assignments, display, simple_commands
 from agentcgroup.hints import VARIABLE, parse_hint
+from agentcgroup.loops import Loops, Reclaim
 from agentcgroup.model import CallRecord, CommandClass, Deed, Limits
 from agentcgroup.policy import Policy
 from agentcgroup.session.layout import Layout
+from agentcgroup.session.live import Live, Placement
 from agentcgroup.session.voice import stop_call, tell_call
 from agentcgroup.session.watch import Watcher
 from agentcgroup.sources import Emptied, HintSeen, MemoryNews, Source, Victim, Waited
-from agentcgroup.tracker import Begin, Join, RootExited, Tracker
+from agentcgroup.tracker import Begin, RootExited, Tracker
 from agentcgroup.units import format_duration, format_size
 
 _OUTLIVING_S = 0.5
 """A call whose processes stay this much longer than its root left something behind."""
-
-
-@dataclass(slots=True)
-class _Live:
-    record: CallRecord
-    leaf: Path | None = None
-    settled_ns: int = 0
-    misplaced: int = 0
-    handles: list[int | None] = field(default_factory=list)
-    limits: Limits | None = None
-    hint_text: str | None = None
-    awaits_command: bool = False
-    counts: dict[str, int] = field(default_factory=dict)
-    killed: bool = False
 
 
 class Calls:
@@ -58,19 +45,18 @@ class Calls:
         self._controller = ctl.Controller(policy, budget)
         # Agents repeat themselves: nearly all recorded runs have the same command three times in a row.
         self._class_of = lru_cache(maxsize=256)(partial(classify, policy, budget))
-        self._live: dict[int, _Live] = {}
+        self._live: dict[int, Live] = {}
+        self.placement = Placement(self._live, layout, tracker, log)
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._complained: set[str] = set()
         self._ending = False
         self._default = self._class_of((), False).limits
-        self._late: deque[tuple[int, int]] = deque()
-        self._bare: list[_Live] = []
         self._new: dict[int, bool] = {}
         self._execs: deque[tuple[int, int]] = deque()
         self._hints: deque[tuple[int, str]] = deque()
-        self._by_cgroup: dict[int, int] = {}
         self.records: list[CallRecord] = []
+        self.loops = Loops(policy.loops)
         self._watcher.file(layout.tools / "memory.events.local", self._budget_event)
 
     # What the tracker says
@@ -81,12 +67,12 @@ class Calls:
         What a process allocates before it is placed stays charged to where it was.
         """
         argv = begun.facts.argv if begun.facts else ()
-        live = _Live(CallRecord(begun.call, begun.pid, argv, self._seconds(begun.at_ns)))
+        live = Live(CallRecord(begun.call, begun.pid, argv, self._seconds(begun.at_ns)))
         live.record.cwd = begun.facts.cwd if begun.facts else ""
         live.awaits_command = not argv
         self._live[begun.call] = live
         self.records.append(live.record)
-        if self._place(live, begun.pid):
+        if self.placement.place(live, begun.pid):
             live.record.placed_after_ms = (live.settled_ns - begun.at_ns) / 1e6
         self._new[begun.call] = begun.verdict.role == "helper"
 
@@ -98,6 +84,7 @@ class Calls:
             lines = (process.command_line(pid) for pid in cgroup.processes(live.leaf))
             live.record.argv = next(filter(None, lines), ())
         self._step(ctl.Began(call, self._classify(live, helper)))
+        self._note_command(live)
         if not self._source.sees_inside:
             self._hinted(live, process.hint_text(live.record.pid))
         # What a model types in front of a command is in the text before any process has it in its
@@ -106,56 +93,19 @@ class Calls:
             self._hinted(live, text)
         self.end_if_over(call)
 
-    def _classify(self, live: _Live, helper: bool = False) -> CommandClass:
+    def _classify(self, live: Live, helper: bool = False) -> CommandClass:
         record = live.record
         granted = self._class_of(record.argv, helper)
         record.kind, record.class_name, record.rule = granted.kind, granted.name, granted.rule
         return granted
-
-    def join(self, joined: Join) -> None:
-        """A process was born into a call; if its parent was not in the leaf yet, neither is it.
-
-        The parent may wait for its own move, or have been moved after the birth.
-        """
-        live = self._live.get(joined.call)
-        if live is None:
-            return
-        live.record.processes += 1
-        if live.misplaced or joined.at_ns < live.settled_ns:
-            self.misplaced(joined.call, joined.pid)
-
-    def misplaced(self, call: int, pid: int) -> None:
-        """A process of a call may be outside its leaf."""
-        if (live := self._live.get(call)) is not None:
-            live.misplaced += 1
-            self._late.append((call, pid))
-
-    def fetch(self) -> bool:
-        """Look at one process that may be misplaced, and put it into its call's leaf; False when none was left.
-
-        One at a time, so that the caller can look in between for the roots of new calls: each
-        millisecond that a root waits, it forks more of these.
-        """
-        if not self._late:
-            return False
-        call, pid = self._late.popleft()
-        live = self._live.get(call)
-        if live is None:
-            return True
-        live.misplaced -= 1
-        if self._tracker.call_of(pid) == call:
-            with contextlib.suppress(ProcessLookupError):
-                if cgroup.of_process(pid) != live.leaf:
-                    self._place(live, pid)
-        return True
 
     def settle(self) -> None:
         """When all processes are where they belong: finish what new calls need.
 
         Their leaves get their watches, and they get their class, their limits and their hints.
         """
-        while self._bare:
-            self._watch(self._bare.pop())
+        while self.placement.bare:
+            self._watch(self.placement.bare.pop())
         while self._new:
             self._take_up(*self._new.popitem())
         while self._execs:
@@ -179,14 +129,24 @@ class Calls:
         if not self._source.sees_inside:
             self._hinted(live, process.hint_text(pid))
 
-    def _command_known(self, live: _Live, pid: int) -> None:
+    def _command_known(self, live: Live, pid: int) -> None:
         argv = process.command_line(pid)
         if argv:
             live.awaits_command = False
             live.record.argv = argv
             self._step(ctl.Reclassified(live.record.call, self._classify(live)))
+            self._note_command(live)
 
-    def _hinted(self, live: _Live, text: str | None) -> None:
+    def _note_command(self, live: Live) -> None:
+        """Is this the same command again?"""
+        record = live.record
+        if record.kind == "tool" and not live.awaits_command:
+            key = tuple(map(tuple, simple_commands(record.argv)))
+            self.loops.began(record.call, key, display(record.argv, 120))
+            if record.ended_s is not None:
+                self._look_for_leftovers(record.call)
+
+    def _hinted(self, live: Live, text: str | None) -> None:
         """A hint was given for the call, in an environment or in the command's own text."""
         if not text or text == live.hint_text:
             return
@@ -217,30 +177,34 @@ class Calls:
         if live.leaf is not None:
             live.record.outlived_by = len(set(cgroup.processes(live.leaf)) - {live.record.pid})
         self.end_if_over(ended.call)
+        if live.record.kind == "tool":
+            self._look_for_leftovers(ended.call)
 
-    # Placement
-
-    def _place(self, live: _Live, pid: int) -> bool:
-        """Put a process into the call's leaf, made now if it has none; False when the process is gone."""
-        leaf = live.leaf or self._layout.take_leaf(live.record.call)
+    def _look_for_leftovers(self, call: int) -> None:
+        """A call's root has ended: if it was one of many alike, what have they left?"""
         try:
-            placed = cgroup.add(leaf, pid)
-        except cgroup.CgroupError as error:
-            self._log(f"call {live.record.call}: not placed: {error}")
-            placed = False
-        live.settled_ns = time.monotonic_ns()
-        if not placed:
-            if live.leaf is None:
-                cgroup.remove(leaf)
-            return False
-        process.prefer_as_victim(pid)
-        if live.leaf is None:
-            live.leaf, live.record.leaf = leaf, leaf.name
-            self._by_cgroup[cgroup.number(leaf)] = live.record.call
-            self._bare.append(live)
-        return True
+            held = {one: cgroup.usage(leaf).current for one, leaf in self.leaves().items()}
+            standing = int(cgroup.read(self._layout.tools, "memory.current")) - sum(held.values())
+        except cgroup.CgroupError:
+            return
+        lingering = {one: held[one] for one, live in self._live.items() if live.record.ended_s is not None and one in held}
+        for action in self.loops.ended(call, max(0, standing), lingering):
+            if isinstance(action, Reclaim):
+                self._spawn(self._reclaim(action))
+            elif (live := self._live[action.call]).leaf is not None:
+                self._deed(live, "ended", "left running by a retry loop")
+                cgroup.kill(live.leaf)
 
-    def _watch(self, live: _Live) -> None:
+    async def _reclaim(self, action: Reclaim) -> None:
+        try:
+            taken = await asyncio.to_thread(cgroup.reclaim, self._layout.tools, action.amount)
+        except cgroup.CgroupError as error:
+            self._log(f"nothing reclaimed of what {action.loop.command} left: {error}")
+            return
+        action.loop.reclaimed_bytes += taken
+        self._log(f"{format_size(taken)} reclaimed of what {len(action.loop.calls)} calls of {action.loop.command} left")
+
+    def _watch(self, live: Live) -> None:
         """Watch a call's leaf, and give it the limits that were decided before it had one."""
         call, leaf = live.record.call, live.leaf
         if leaf is None or call not in self._live:
@@ -274,7 +238,7 @@ class Calls:
         if self._rose(live, "oom_kill", text, "oom_kill"):
             self._killed(live)
 
-    def _killed(self, live: _Live) -> None:
+    def _killed(self, live: Live) -> None:
         if not live.killed:
             live.killed = True
             self._deed(live, "killed by the kernel", "out of memory")
@@ -282,7 +246,7 @@ class Calls:
 
     def news(self, event: Emptied | HintSeen | MemoryNews | Victim | Waited) -> None:
         """What the kernel tells of a leaf: its end, a hint at a program's start, its memory."""
-        call = self._by_cgroup.get(event.cgroup)
+        call = self.placement.call_in(event.cgroup)
         if isinstance(event, HintSeen):
             # The root starts its program before it is in its leaf.
             call = call or self._tracker.call_of(event.pid)
@@ -302,7 +266,7 @@ class Calls:
         if live is not None and text is not None and self._rose(live, key, text, name):
             self._step(event)
 
-    def _rose(self, live: _Live, key: str, text: str, name: str) -> bool:
+    def _rose(self, live: Live, key: str, text: str, name: str) -> bool:
         """Whether a counter of an events file is higher than last time."""
         count = next((int(line.split()[1]) for line in text.splitlines() if line.split()[0] == name), 0)
         rose = count > live.counts.get(key, 0)
@@ -320,7 +284,7 @@ class Calls:
                     usages[call] = cgroup.usage(live.leaf)
         self._step(ctl.BudgetCrossed(usages))
 
-    def _measure(self, call: int, live: _Live) -> None:
+    def _measure(self, call: int, live: Live) -> None:
         with contextlib.suppress(cgroup.CgroupError):
             if live.leaf is not None:
                 self._step(ctl.Measured(call, cgroup.usage(live.leaf)))
@@ -365,7 +329,7 @@ class Calls:
             self._deed(live, "stopped", action.why)
             self._spawn(self._deliver(stop_call, live, action.notice))
 
-    def _apply_limits(self, live: _Live, limits: Limits) -> None:
+    def _apply_limits(self, live: Live, limits: Limits) -> None:
         if live.leaf is None:
             return
         try:
@@ -376,7 +340,7 @@ class Calls:
                 self._log(f"call {live.record.call}: limits not set: {error}")
 
     async def _deliver(
-        self, way: Callable[[int, Path | None, ctl.Notice], Awaitable[bool]], live: _Live, notice: ctl.Notice
+        self, way: Callable[[int, Path | None, ctl.Notice], Awaitable[bool]], live: Live, notice: ctl.Notice
     ) -> None:
         """Tell or stop a call; say so in the log where nobody could be told."""
         if not await way(live.record.pid, live.leaf, notice):
@@ -405,16 +369,16 @@ class Calls:
         elif not self._ending:
             record.outlived_by = 0  # they ended with their root, a moment later
         if live.leaf is not None:
-            self._by_cgroup.pop(cgroup.number(live.leaf), None)
+            self.placement.gone(live)
             self._read_final(live, live.leaf)
             cgroup.remove(live.leaf)
         self._step(ctl.Ended(call))
 
-    def _forget(self, live: _Live) -> None:
+    def _forget(self, live: Live) -> None:
         while live.handles:
             self._watcher.forget(live.handles.pop())
 
-    def _read_final(self, live: _Live, leaf: Path) -> None:
+    def _read_final(self, live: Live, leaf: Path) -> None:
         record = live.record
         if counts := self._source.counts(leaf):
             record.processes += counts.forks
@@ -447,7 +411,7 @@ class Calls:
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _deed(self, live: _Live, what: str, why: str) -> None:
+    def _deed(self, live: Live, what: str, why: str) -> None:
         live.record.deeds.append(Deed(self._now(), what, why))
         self._log(f"call {live.record.call}: {what} ({why})")
 

@@ -148,7 +148,7 @@ class Engine:
 
     def _drain(self) -> None:
         self._source.drain(self._deliver)
-        while self._calls.fetch():
+        while self._calls.placement.fetch():
             self._source.drain(self._deliver)
         self._calls.settle()
 
@@ -157,7 +157,7 @@ class Engine:
 
     def _forked(self, event: Forked) -> None:
         if (joined := self._tracker.forked(event.parent, event.child, event.at_ns)) is not None:
-            self._calls.join(joined)
+            self._calls.placement.join(joined)
 
     def _execed(self, event: Execed) -> None:
         if self._tracker.is_agent(event.pid):
@@ -212,7 +212,7 @@ class Engine:
             if not self._tracker.knows(pid):
                 self._find_place(pid)
             elif (late := self._tracker.call_of(pid)) is not None:
-                self._calls.misplaced(late, pid)
+                self._calls.placement.misplaced(late, pid)
         now = time.monotonic_ns()
         for pid in self._tracker.known_pids() - seen:
             if process.parent(pid) is None and (ended := self._tracker.exited(pid, 0, now)) is not None:
@@ -229,8 +229,8 @@ class Engine:
         parent = ancestor or self._plan.stub
         joined = self._tracker.forked(parent, pid, now)
         if joined is not None:
-            self._calls.join(joined)
-            self._calls.misplaced(joined.call, pid)
+            self._calls.placement.join(joined)
+            self._calls.placement.misplaced(joined.call, pid)
         elif self._tracker.agent_argv(pid) != process.command_line(pid):
             self._agent_execed(Execed(pid, now))
 
@@ -322,7 +322,7 @@ class Engine:
         report = build_report(
             plan.name, plan.argv, plan.priority, plan.budget, self._began_at, time.monotonic() - self._began,
             self._agent_status, agent_peak, self._agent_kills, self._source_words, self._source.figures(), self._tracker.launched,
-            self._calls.records, list(self._log_lines),
+            self._calls.records, self._calls.loops.found, list(self._log_lines),
         )  # fmt: skip
         text = json.dumps(report)
         if plan.report is not None:

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from agentcgroup.boundary import AgentProcess
 from agentcgroup.classify import Budget
 from agentcgroup.command import display
+from agentcgroup.loops import Loop
 from agentcgroup.model import CallRecord
 from agentcgroup.units import format_duration, format_size
 
@@ -21,7 +22,7 @@ SCHEMA = 1
 def build_report(
     name: str, argv: Sequence[str], priority: str, budget: Budget, began_at: float, duration_s: float,
     agent_status: int | None, agent_peak: int | None, agent_kills: int, source: str, source_figures: dict[str, float],
-    launched: Sequence[AgentProcess], records: Sequence[CallRecord], log: Sequence[str],
+    launched: Sequence[AgentProcess], records: Sequence[CallRecord], loops: Sequence[Loop], log: Sequence[str],
 ) -> dict[str, Any]:  # fmt: skip
     """Everything about a session as JSON-able data.  Sizes in bytes, times in seconds; ``started`` since the epoch."""
     return {
@@ -51,6 +52,7 @@ def build_report(
             ],
         },
         "calls": [_call(record) for record in records],
+        "loops": [dataclasses.asdict(loop) for loop in loops],
         "log": list(log),
     }
 
@@ -111,6 +113,13 @@ def print_summary(report: dict[str, Any], out: TextIO) -> None:
     if agent["memory_peak_bytes"] is not None:
         console.print(
             Text(f"agent: peak {format_size(agent['memory_peak_bytes'])} of its cap {format_size(budget['agent_max'])}")
+        )
+    for loop in report["loops"]:
+        left = f"left {format_size(loop['left_bytes'])} behind, {format_size(loop['reclaimed_bytes'])} reclaimed"
+        console.print(
+            Text(
+                f"loop: {len(loop['calls'])} times {_cut(loop['command'], 60)} (calls {loop['calls'][0]}-{loop['calls'][-1]}), {left}"
+            )
         )
     for line in report["log"]:
         if "ignored" in line or "lost" in line or "not placed" in line or "could not" in line:

@@ -50,6 +50,7 @@ class DeafMonitor(Monitor):
             super().drain(deliver)
 
 
-choice.Connector, choice.Monitor = LossyConnector, DeafMonitor  # type: ignore[misc]
+setattr(choice, "Connector", LossyConnector)  # noqa: B010
+setattr(choice, "Monitor", DeafMonitor)  # noqa: B010
 sys.argv[1:2] = []
 sys.exit(main())
