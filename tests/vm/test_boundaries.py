@@ -44,11 +44,12 @@ def test_each_call_of_a_real_agent_has_its_own_leaf_and_the_agent_never_leaves_i
     assert_nothing_left()
 
 
-def test_every_process_of_a_storm_is_accounted_to_its_call(tree: str, tmp_path: Path) -> None:
+@EVENTS
+def test_every_process_of_a_storm_is_accounted_to_its_call(events: str, tree: str, tmp_path: Path) -> None:
     count, size = TRIES * 2 or 24, 31
     own = tmp_path / "own-list"
     calls = [{"command": f"{tree} {size} {own} call{number}"} for number in range(count)]
-    done, _ = script(tmp_path, calls, "--memory", "1G", parallel=8)
+    done, _ = script(tmp_path, calls, "--events", events, "--memory", "1G", parallel=8)
     lines = [line.split() for line in own.read_text().splitlines()]
     assert len(lines) == count * size
     leaves: dict[str, set[str]] = {}
@@ -62,13 +63,14 @@ def test_every_process_of_a_storm_is_accounted_to_its_call(tree: str, tmp_path: 
     assert_nothing_left()
 
 
-def test_what_outlives_its_root_stays_in_its_leaf_until_the_session_ends(tmp_path: Path) -> None:
+@EVENTS
+def test_what_outlives_its_root_stays_in_its_leaf_until_the_session_ends(events: str, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     calls = [
         {"command": f"setsid sh -c 'trap \"echo ended > {mark}\" TERM; sleep 60 & wait' >/dev/null 2>&1 & sleep 0.3"},
         {"command": "sleep 0.2"},
     ]
-    done, _ = script(tmp_path, calls)
+    done, _ = script(tmp_path, calls, "--events", events)
     left = done.calls[0]
     assert left["outlived_by"] >= 1
     assert any("ended with the session" in deed["what"] for deed in left["deeds"])
@@ -76,7 +78,8 @@ def test_what_outlives_its_root_stays_in_its_leaf_until_the_session_ends(tmp_pat
     assert_nothing_left()
 
 
-def test_each_command_of_a_persistent_shell_is_a_tool_call(tmp_path: Path) -> None:
+@EVENTS
+def test_each_command_of_a_persistent_shell_is_a_tool_call(events: str, tmp_path: Path) -> None:
     agent = """
 import subprocess, sys, time
 shell = subprocess.Popen(["bash", "--norc"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -86,7 +89,7 @@ shell.stdin.close()
 print(shell.stdout.read())
 """
     with witness() as seen:
-        done = session(tmp_path, agent=[sys.executable, "-c", agent])
+        done = session(tmp_path, "--events", events, agent=[sys.executable, "-c", agent])
     assert [call["argv"] for call in done.calls] == [["sleep", "0.31"], ["sleep", "0.32"]]
     assert done.stdout == "5\n\n"
     assert {call["leaf"] for call in done.calls} <= seen.seen()
@@ -159,7 +162,8 @@ late.kill()
     assert_nothing_left()
 
 
-def test_exec_declares_a_call_with_its_hint(tmp_path: Path) -> None:
+@EVENTS
+def test_exec_declares_a_call_with_its_hint(events: str, tmp_path: Path) -> None:
     exec_ = f"{sys.executable} -m agentcgroup exec"
     calls = [
         {"command": f"{exec_} --hint memory:high,timeout:60s -- sh -c 'cat /proc/self/cgroup; sleep 0.2'"},
@@ -167,7 +171,7 @@ def test_exec_declares_a_call_with_its_hint(tmp_path: Path) -> None:
         {"command": f"{exec_} --hint bogus -- true"},
         {"command": f"{exec_} -- /no/such/program"},
     ]
-    done, said = script(tmp_path, calls)
+    done, said = script(tmp_path, calls, "--events", events)
     assert said[0]["returncode"] == 0
     first = next(call for call in done.calls if call["hint"]["timeout_s"] == 60.0)
     assert first["argv"][:2] == ["sh", "-c"]
