@@ -46,7 +46,7 @@ class Calls:
         # Agents repeat themselves: nearly all recorded runs have the same command three times in a row.
         self._class_of = lru_cache(maxsize=256)(partial(classify, policy, budget))
         self._live: dict[int, Live] = {}
-        self.placement = Placement(self._live, layout, tracker, log)
+        self.placement = Placement(self._live, layout, tracker, source.sees_inside, log)
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._complained: set[str] = set()

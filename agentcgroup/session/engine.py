@@ -275,12 +275,22 @@ class Engine:
             raise ValueError('the request is not understood: {"op": "call"} is')
         self._drain()
         if not self._tracker.knows(pid):
-            raise ValueError(f"process {pid} does not belong to this session")
+            self._adopt_by_leaf(pid)
         if not self._tracker.is_root(pid):
             self._source.watch_exit(pid)
             self._calls.begin(self._tracker.declare(pid, time.monotonic_ns()))
         leaf = self._calls.await_command(self._tracker.call_of(pid) or 0)
         return {"leaf": leaf.name if leaf else ""}
+
+    def _adopt_by_leaf(self, pid: int) -> None:
+        """Births inside a leaf are not told by every source; where the process is says whose it is."""
+        try:
+            call = self._calls.placement.call_in(cgroup.number(cgroup.of_process(pid)))
+        except OSError:
+            call = None
+        if call is None:
+            raise ValueError(f"process {pid} does not belong to this session")
+        self._tracker.adopt(pid, call)
 
     # The end
 

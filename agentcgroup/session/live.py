@@ -33,8 +33,11 @@ class Live:
 class Placement:
     """Puts the processes of live calls into their leaves."""
 
-    def __init__(self, live: dict[int, Live], layout: Layout, tracker: Tracker, log: Callable[[str], None]) -> None:
+    def __init__(
+        self, live: dict[int, Live], layout: Layout, tracker: Tracker, sees_inside: bool, log: Callable[[str], None]
+    ) -> None:
         self._live, self._layout, self._tracker, self._log = live, layout, tracker, log
+        self._sees_inside = sees_inside
         self._late: deque[tuple[int, int]] = deque()
         self._by_cgroup: dict[int, int] = {}
         self.bare: list[Live] = []
@@ -47,13 +50,14 @@ class Placement:
     def join(self, joined: Join) -> None:
         """A process was born into a call; if its parent was not in the leaf yet, neither is it.
 
-        The parent may wait for its own move, or have been moved after the birth.
+        The parent may wait for its own move, or have been moved after the birth.  A source that sees inside
+        tells only of those that were born outside.
         """
         live = self._live.get(joined.call)
         if live is None:
             return
         live.record.processes += 1
-        if live.misplaced or joined.at_ns < live.settled_ns:
+        if self._sees_inside or live.misplaced or joined.at_ns < live.settled_ns:
             self.misplaced(joined.call, joined.pid)
 
     def misplaced(self, call: int, pid: int) -> None:
