@@ -42,7 +42,11 @@ def session(folder: Path, *options: str, agent: list[str], **kwargs: Any) -> Out
     """Run an agent in a session and return how it ended."""
     report = folder / "report.json"
     done = subprocess.run(
-        command("--report", str(report), *options, agent=agent), capture_output=True, text=True, timeout=280 + 10 * TRIES, **kwargs
+        command("--report", str(report), *options, agent=agent),
+        capture_output=True,
+        text=True,
+        timeout=280 + 10 * TRIES,
+        **kwargs,
     )
     return Outcome(done.returncode, done.stdout, done.stderr, json.loads(report.read_text()) if report.exists() else {})
 
