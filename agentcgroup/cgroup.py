@@ -166,7 +166,23 @@ def all_processes(cgroup: Path) -> list[int]:
 
 def number(cgroup: Path) -> int:
     """The kernel's id of a cgroup: the inode number of its folder (on 64-bit machines)."""
-    return cgroup.stat().st_ino
+    try:
+        return cgroup.stat().st_ino
+    except OSError as error:
+        raise CgroupError(cgroup, "looking at it", error) from None
+
+
+@contextlib.contextmanager
+def opened(cgroup: Path) -> Iterator[int]:
+    """A descriptor of the cgroup's folder, by which BPF maps know it."""
+    try:
+        descriptor = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise CgroupError(cgroup, "opening", error) from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def subtree(cgroup: Path) -> Iterator[Path]:

@@ -23,6 +23,8 @@ _FUNC = 12
 """BTF_KIND_FUNC"""
 _TYPEDEF = 8
 """BTF_KIND_TYPEDEF"""
+_ANY, _EXISTING = 0, 2
+"""BPF_ANY, BPF_EXIST"""
 _LONGEST_LINE = 1 << 20
 
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
@@ -43,7 +45,6 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map__initial_value": (c_void_p, [c_void_p, POINTER(c_size_t)]),
     "bpf_map_update_elem": (c_int, [c_int, c_void_p, c_void_p, c_ulonglong]),
     "bpf_map_lookup_elem": (c_int, [c_int, c_void_p, c_void_p]),
-    "bpf_map_delete_elem": (c_int, [c_int, c_void_p]),
     "ring_buffer__new": (c_void_p, [c_int, _SAMPLE, c_void_p, c_void_p]),
     "ring_buffer__epoll_fd": (c_int, [c_void_p]),
     "ring_buffer__consume": (c_int, [c_void_p]),
@@ -256,17 +257,17 @@ class Map:
 
     def put(self, key: bytes, value: bytes) -> None:
         """Raises OSError."""
-        if code := self._lib.bpf_map_update_elem(self._descriptor, key, value, 0):
+        if code := self._lib.bpf_map_update_elem(self._descriptor, key, value, _ANY):
             raise OSError(-code, os.strerror(-code))
+
+    def replace(self, key: bytes, value: bytes) -> None:
+        """Change an entry; one that isn't there is no error, and stays out."""
+        self._lib.bpf_map_update_elem(self._descriptor, key, value, _EXISTING)
 
     def get(self, key: bytes) -> bytes | None:
         """The value, or None when there is none."""
         value = ctypes.create_string_buffer(self._size)
         return value.raw if self._lib.bpf_map_lookup_elem(self._descriptor, key, value) == 0 else None
-
-    def drop(self, key: bytes) -> None:
-        """Remove an entry; one that isn't there is no error."""
-        self._lib.bpf_map_delete_elem(self._descriptor, key)
 
 
 def _what_to_do(code: int) -> str:

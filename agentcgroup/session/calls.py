@@ -15,12 +15,13 @@ from typing import Any
 from agentcgroup import cgroup, process
 from agentcgroup import controller as ctl
 from agentcgroup.classify import Budget, classify
-from agentcgroup.command import assignments, display, simple_commands
+from agentcgroup.command import assignments
 from agentcgroup.hints import VARIABLE, parse_hint
-from agentcgroup.loops import Loops, Reclaim
+from agentcgroup.loops import Loop
 from agentcgroup.model import CallRecord, CommandClass, Deed, Limits
 from agentcgroup.policy import Policy
 from agentcgroup.session.layout import Layout
+from agentcgroup.session.leftovers import Leftovers
 from agentcgroup.session.live import Live, Placement
 from agentcgroup.session.voice import stop_call, tell_call
 from agentcgroup.session.watch import Watcher
@@ -56,7 +57,7 @@ class Calls:
         self._execs: deque[tuple[int, int]] = deque()
         self._hints: deque[tuple[int, str]] = deque()
         self.records: list[CallRecord] = []
-        self.loops = Loops(policy.loops)
+        self._leftovers = Leftovers(policy.loops, layout.tools, log, self._spawn)
         self._watcher.file(layout.tools / "memory.events.local", self._budget_event)
 
     # What the tracker says
@@ -141,8 +142,7 @@ class Calls:
         """Is this the same command again?"""
         record = live.record
         if record.kind == "tool" and not live.awaits_command:
-            key = tuple(map(tuple, simple_commands(record.argv)))
-            self.loops.began(record.call, key, display(record.argv, 120))
+            self._leftovers.began(record)
             if record.ended_s is not None:
                 self._look_for_leftovers(record.call)
 
@@ -181,28 +181,11 @@ class Calls:
             self._look_for_leftovers(ended.call)
 
     def _look_for_leftovers(self, call: int) -> None:
-        """A call's root has ended: if it was one of many alike, what have they left?"""
-        try:
-            held = {one: cgroup.usage(leaf).current for one, leaf in self.leaves().items()}
-            standing = int(cgroup.read(self._layout.tools, "memory.current")) - sum(held.values())
-        except cgroup.CgroupError:
-            return
-        lingering = {one: held[one] for one, live in self._live.items() if live.record.ended_s is not None and one in held}
-        for action in self.loops.ended(call, max(0, standing), lingering):
-            if isinstance(action, Reclaim):
-                self._spawn(self._reclaim(action))
-            elif (live := self._live[action.call]).leaf is not None:
+        """A call's root has ended: what a retry loop left running may have to end."""
+        for live in self._leftovers.root_ended(call, self._live):
+            if live.leaf is not None:
                 self._deed(live, "ended", "left running by a retry loop")
                 cgroup.kill(live.leaf)
-
-    async def _reclaim(self, action: Reclaim) -> None:
-        try:
-            taken = await asyncio.to_thread(cgroup.reclaim, self._layout.tools, action.amount)
-        except cgroup.CgroupError as error:
-            self._log(f"nothing reclaimed of what {action.loop.command} left: {error}")
-            return
-        action.loop.reclaimed_bytes += taken
-        self._log(f"{format_size(taken)} reclaimed of what {len(action.loop.calls)} calls of {action.loop.command} left")
 
     def _watch(self, live: Live) -> None:
         """Watch a call's leaf, and give it the limits that were decided before it had one."""
@@ -391,6 +374,11 @@ class Calls:
         """End the calls that are over, whatever events were missed."""
         for call in list(self._live):
             self.end_if_over(call)
+
+    @property
+    def loops(self) -> list[Loop]:
+        """The retry loops found so far."""
+        return self._leftovers.found
 
     def leaves(self) -> dict[int, Path]:
         """The leaf of each live call."""

@@ -286,7 +286,7 @@ class Engine:
         """Births inside a leaf are not told by every source; where the process is says whose it is."""
         try:
             call = self._calls.placement.call_in(cgroup.number(cgroup.of_process(pid)))
-        except OSError:
+        except (ProcessLookupError, cgroup.CgroupError):
             call = None
         if call is None:
             raise ValueError(f"process {pid} does not belong to this session")
@@ -332,7 +332,7 @@ class Engine:
         report = build_report(
             plan.name, plan.argv, plan.priority, plan.budget, self._began_at, time.monotonic() - self._began,
             self._agent_status, agent_peak, self._agent_kills, self._source_words, self._source.figures(), self._tracker.launched,
-            self._calls.records, self._calls.loops.found, list(self._log_lines),
+            self._calls.records, self._calls.loops, list(self._log_lines),
         )  # fmt: skip
         text = json.dumps(report)
         if plan.report is not None:

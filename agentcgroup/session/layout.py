@@ -67,6 +67,12 @@ class Layout:
             self._make(leaf)
         return leaf
 
+    def renew_leaf(self, leaf: Path) -> Path:
+        """Make a leaf again that is gone."""
+        self._given.pop(leaf, None)
+        self._make(leaf)
+        return leaf
+
     def given(self, leaf: Path) -> Limits | None:
         """The limits that a leaf was made with; None for one that was made in haste."""
         return self._given.pop(leaf, None)

@@ -1,6 +1,7 @@
 """A live tool call, and where its processes are: which leaf it has, and which of its processes are still outside."""
 
 import contextlib
+import errno
 import time
 from collections import deque
 from collections.abc import Callable
@@ -87,24 +88,36 @@ class Placement:
 
     def place(self, live: Live, pid: int) -> bool:
         """Put a process into the call's leaf, made now if it has none; False when the process is gone."""
-        leaf = live.leaf or self._layout.take_leaf(live.record.call)
         try:
-            placed = cgroup.add(leaf, pid)
+            placed = self._move(live, pid)
         except cgroup.CgroupError as error:
             self._log(f"call {live.record.call}: not placed: {error}")
             placed = False
         live.settled_ns = time.monotonic_ns()
-        if not placed:
-            if live.leaf is None:
-                cgroup.remove(leaf)
-            return False
-        process.prefer_as_victim(pid)
-        if live.leaf is None:
+        if placed:
+            process.prefer_as_victim(pid)
+        return placed
+
+    def _move(self, live: Live, pid: int) -> bool:
+        call = live.record.call
+        leaf = live.leaf or self._layout.take_leaf(call)
+        try:
+            placed = cgroup.add(leaf, pid)
+        except cgroup.CgroupError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                raise
+            # Somebody removed it while it was empty.
+            self.gone(live)
+            live.leaf = None
+            placed = cgroup.add(self._layout.renew_leaf(leaf), pid)
+        if live.leaf is None and placed:
             live.leaf, live.record.leaf = leaf, leaf.name
             live.cgroup_id = cgroup.number(leaf)
-            self._by_cgroup[live.cgroup_id] = live.record.call
+            self._by_cgroup[live.cgroup_id] = call
             self.bare.append(live)
-        return True
+        elif live.leaf is None:
+            cgroup.remove(leaf)
+        return placed
 
     def gone(self, live: Live) -> None:
         """A call is over: its leaf's id means nothing any more."""

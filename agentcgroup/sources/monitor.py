@@ -5,13 +5,12 @@ open to error injection), then everything that is attached to functions.  Withou
 processes there is no monitor, and the process connector takes its place.
 """
 
-import contextlib
-import os
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+from agentcgroup.cgroup import CgroupError, opened
 from agentcgroup.kernel import libbpf
 from agentcgroup.kernel.records import COUNTS, PLACE, RECORD, SETTINGS, TRACKED, Kind, Place, Record, Role, Settings
 from agentcgroup.kernel.records import Counts as RecordCounts
@@ -148,19 +147,24 @@ class Monitor(Source):
     def _put(self, cgroup: Path, role: Role) -> None:
         rule = self._rule
         place = Place(rule.step, int(rule.stalled * _NS), int(rule.starved * _NS), role)
-        with _opened(cgroup) as descriptor:
-            self._places.put(struct.pack("=i", descriptor), PLACE.pack(*place))
+        with opened(cgroup) as descriptor:
+            try:
+                self._places.put(struct.pack("=i", descriptor), PLACE.pack(*place))
+            except OSError as error:
+                raise CgroupError(cgroup, "watching", error) from None
 
     def watch_exit(self, pid: int) -> None:
         self._tracked.put(struct.pack("=I", pid), TRACKED.pack(1, 0))
 
-    let_go = watch_exit
+    def let_go(self, pid: int) -> None:
+        # Not if it has ended: nobody would take the entry away again.
+        self._tracked.replace(struct.pack("=I", pid), TRACKED.pack(1, 0))
 
     def counts(self, cgroup: Path) -> Counts | None:
         try:
-            with _opened(cgroup) as descriptor:
+            with opened(cgroup) as descriptor:
                 value = self._places.get(struct.pack("=i", descriptor))
-        except OSError:
+        except CgroupError:
             return None
         if value is None:
             return None
@@ -184,12 +188,3 @@ class Monitor(Source):
     def close(self) -> None:
         self._ring.close()
         self._object.close()
-
-
-@contextlib.contextmanager
-def _opened(cgroup: Path) -> Iterator[int]:
-    descriptor = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
