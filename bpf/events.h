@@ -13,7 +13,7 @@
 enum event_kind {
 	EVENT_FORK = 1,     /* pid: parent, amount: child; the child was born in the agent domain */
 	EVENT_EXEC = 2,     /* pid started a program; hint: what its environment says, may be empty */
-	EVENT_EXIT = 3,     /* pid ended; amount: status as wait(2) encodes it, runtime in `more` */
+	EVENT_EXIT = 3,     /* pid ended; amount: status as wait(2) encodes it, ran_ns: for how long it ran */
 	EVENT_EMPTY = 4,    /* the last process of a call's leaf is gone */
 	EVENT_GROWTH = 5,   /* a leaf's memory grew by a step within the time a step may take; amount: bytes now */
 	EVENT_OVER = 6,     /* a charge went over memory.high; amount: bytes now */
@@ -30,7 +30,7 @@ struct event {
 	__u64 at_ns;   /* CLOCK_MONOTONIC */
 	__u64 cgroup;  /* id of the cgroup it is about */
 	__u64 amount;
-	__u64 more;
+	__u64 ran_ns;
 	enum event_kind kind;
 	__u32 pid;
 	__u32 folded;  /* records of this cgroup that were left out since the last one */
@@ -42,7 +42,6 @@ struct event {
 enum place_role {
 	PLACE_AGENT = 1, /* agent/: what starts here is a tool call, or the agent's own */
 	PLACE_CALL = 2,  /* tools/tool-<n>/ */
-	PLACE_TOOLS = 3, /* tools/: only its memory.events are of interest */
 };
 
 /* A cgroup that belongs to a session; user space writes the first line when it makes the cgroup. */
@@ -55,9 +54,6 @@ struct place {
 
 	/* counted here, read by user space */
 	__u64 forks;
-	__u64 execs;
-	__u64 exits;
-	__u64 run_ns;
 	__u64 waited_ns;
 	__u64 stalled_ns;
 	__u64 folded_total;

@@ -51,7 +51,6 @@ struct {
 
 /* What was last seen of a thread, to add only what is new to its leaf. */
 struct thread {
-	__u64 run_ns;
 	__u64 waited_ns;
 	__u64 stalled_from_ns;
 };
@@ -93,7 +92,7 @@ static __always_inline struct event *begin(__u32 kind, __u64 cgroup, __u32 pid)
 	event->kind = kind;
 	event->pid = pid;
 	event->amount = 0;
-	event->more = 0;
+	event->ran_ns = 0;
 	event->folded = 0;
 	event->padding = 0;
 	event->hint[0] = 0;
@@ -223,7 +222,6 @@ int BPF_PROG(on_exec, struct task_struct *task)
 
 	if (!place)
 		return 0;
-	__sync_fetch_and_add(&place->execs, 1);
 	find_hint(task, &search);
 	if (place->role == PLACE_AGENT) {
 		bpf_map_update_elem(&tracked, &pid, &fresh, 0);
@@ -256,14 +254,13 @@ int BPF_PROG(on_exit, struct task_struct *task)
 	/* The last thread to leave ends the process. */
 	if (!place || signal->live.counter)
 		return 0;
-	__sync_fetch_and_add(&place->exits, 1);
 	/* Two last threads at once both come here; one of them finds the entry. */
 	if (bpf_map_delete_elem(&tracked, &pid))
 		return 0;
 	event = begin(EVENT_EXIT, cgroup_of(task), pid);
 	if (event) {
 		event->amount = signal->flags & SIGNAL_GROUP_EXIT ? signal->group_exit_code : task->group_leader->exit_code;
-		event->more = signal->sum_sched_runtime + task->se.sum_exec_runtime;
+		event->ran_ns = signal->sum_sched_runtime + task->se.sum_exec_runtime;
 		bpf_ringbuf_submit(event, 0);
 	}
 	return 0;
@@ -542,7 +539,7 @@ SEC("tp_btf/sched_switch")
 int BPF_PROG(on_switch, bool preempt, struct task_struct *before)
 {
 	struct place *place = place_of(before);
-	__u64 run, waited, new;
+	__u64 waited, new;
 	struct thread *thread;
 
 	if (!place || place->role != PLACE_CALL)
@@ -550,11 +547,8 @@ int BPF_PROG(on_switch, bool preempt, struct task_struct *before)
 	thread = bpf_task_storage_get(&threads, before, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!thread)
 		return 0;
-	run = before->se.sum_exec_runtime;
 	waited = bpf_core_field_exists(before->sched_info.run_delay) ? before->sched_info.run_delay : 0;
-	__sync_fetch_and_add(&place->run_ns, run - thread->run_ns);
 	new = waited - thread->waited_ns;
-	thread->run_ns = run;
 	thread->waited_ns = waited;
 	waited = new + __sync_fetch_and_add(&place->waited_ns, new);
 	if (waited - place->told_waited_ns >= place->wait_ns) {

@@ -30,7 +30,6 @@ class Role(IntEnum):
 
     AGENT = 1
     CALL = 2
-    TOOLS = 3
 
 
 class Record(NamedTuple):
@@ -39,7 +38,7 @@ class Record(NamedTuple):
     at_ns: int
     cgroup: int
     amount: int
-    more: int
+    ran_ns: int
     kind: int
     pid: int
     folded: int
@@ -56,9 +55,6 @@ class Place(NamedTuple):
     role: int
     window_records: int = 0
     forks: int = 0
-    execs: int = 0
-    exits: int = 0
-    run_ns: int = 0
     waited_ns: int = 0
     stalled_ns: int = 0
     folded_total: int = 0
@@ -90,5 +86,5 @@ class Counts(NamedTuple):
 SETTINGS = struct.Struct("=2Q")
 COUNTS = struct.Struct("=4Q")
 RECORD = struct.Struct("=4Q4I128s")
-PLACE = struct.Struct("=3Q2I14Q")
+PLACE = struct.Struct("=3Q2I11Q")
 TRACKED = struct.Struct("=2I")

@@ -168,13 +168,16 @@ class Calls:
         live.awaits_command = True
         return live.leaf
 
-    def root_exited(self, ended: RootExited) -> None:
+    def root_exited(self, ended: RootExited, ran_ns: int | None = None) -> None:
+        """The root of a call ended; ``ran_ns`` is all that is known of a call that ended before it was placed."""
         live = self._live.get(ended.call)
         if live is None:
             return
         live.record.exit_status = ended.status
         live.record.ended_s = self._seconds(ended.at_ns)
-        if live.leaf is not None:
+        if live.leaf is None:
+            live.record.cpu_s = None if ran_ns is None else ran_ns / 1e9
+        else:
             live.record.outlived_by = len(set(cgroup.processes(live.leaf)) - {live.record.pid})
         self.end_if_over(ended.call)
         if live.record.kind == "tool":

@@ -173,7 +173,7 @@ class Engine:
             return
         self._last_event = time.monotonic()
         if (ended := self._tracker.exited(event.pid, event.status, event.at_ns)) is not None:
-            self._calls.root_exited(ended)
+            self._calls.root_exited(ended, event.ran_ns)
         elif call is not None and not self._tracker.size(call):
             self._calls.end_if_over(call)
 

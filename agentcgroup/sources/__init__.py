@@ -27,11 +27,12 @@ class Execed(NamedTuple):
 
 
 class Exited(NamedTuple):
-    """A process ended; ``status`` as wait(2) encodes it."""
+    """A process ended; ``status`` as wait(2) encodes it; ``ran_ns``: its time on processors, where the source knows."""
 
     pid: int
     status: int
     at_ns: int
+    ran_ns: int | None = None
 
 
 class Lost(NamedTuple):

@@ -124,7 +124,7 @@ class Monitor(Source):
             if hint := record.hint.split(b"\0", 1)[0]:
                 deliver(HintSeen(record.cgroup, record.pid, hint.decode(errors="replace")))
         elif kind == Kind.EXIT:
-            deliver(Exited(record.pid, record.amount, record.at_ns))
+            deliver(Exited(record.pid, record.amount, record.at_ns, record.ran_ns))
         elif kind == Kind.EMPTY:
             deliver(Emptied(record.cgroup))
         elif kind == Kind.VICTIM:
