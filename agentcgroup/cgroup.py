@@ -172,19 +172,6 @@ def number(cgroup: Path) -> int:
         raise CgroupError(cgroup, "looking at it", error) from None
 
 
-@contextlib.contextmanager
-def opened(cgroup: Path) -> Iterator[int]:
-    """A descriptor of the cgroup's folder, by which BPF maps know it."""
-    try:
-        descriptor = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise CgroupError(cgroup, "opening", error) from None
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
 def subtree(cgroup: Path) -> Iterator[Path]:
     """The cgroup and its descendants, children before parents; none when it is gone."""
     for folder, _, _ in os.walk(cgroup, topdown=False):

@@ -30,9 +30,7 @@ enum { MEMCG_HIGH = 1, MEMCG_MAX = 2, MEMCG_OOM = 3 };
 
 /* mark_victim: its argument was a pid until 6.8, and is a task since then. */
 
-/* kfuncs: bpf_cgroup_from_id and the RCU lock are there since 6.2 */
-extern struct cgroup *bpf_cgroup_from_id(__u64 id) __ksym __weak;
-extern void bpf_cgroup_release(struct cgroup *cgroup) __ksym __weak;
+/* kfuncs: there since 6.2 */
 extern void bpf_rcu_read_lock(void) __ksym __weak;
 extern void bpf_rcu_read_unlock(void) __ksym __weak;
 

@@ -3,8 +3,9 @@
  * Tells user space what happens in the cgroups of AgentCgroup's sessions: where tool calls begin and
  * end, and where they want memory or processors.  Says nothing of anything else on the machine.
  *
- * A cgroup belongs to a session if user space gave it a `struct place` (cgroup local storage: found in
- * constant time, gone with the cgroup).  For every other task a hook ends at the first look.
+ * A cgroup belongs to a session if user space gave it a `struct place`; for every other task a hook ends
+ * at the first look.  Places are a hash and not cgroup local storage, whose look-ups fail when they
+ * interrupt one another on a processor: a birth would go unnoticed.
  *
  * What happens inside a tool call is counted here, and told only when it crosses a threshold, at most
  * WINDOW_RECORDS times per WINDOW and leaf; what is left out is counted in the next record
@@ -21,6 +22,7 @@ char LICENSE[] SEC("license") = "GPL";
 
 #define WINDOW_SHIFT 27 /* 134 ms */
 #define WINDOW_RECORDS 16
+#define RESERVED 4
 #define ENVIRONMENT_WORDS 1024
 #define WORD_BYTES HINT_BYTES
 #define HINT_NAME "AGENT_RESOURCE_HINT="
@@ -35,9 +37,10 @@ struct counts counts; /* all of .bss */
 const struct event *const declared SEC(".rodata.declared") = NULL;
 
 struct {
-	__uint(type, BPF_MAP_TYPE_CGRP_STORAGE);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
+	__uint(max_entries, 65536);
+	__type(key, __u64); /* the cgroup's id */
 	__type(value, struct place);
 } places SEC(".maps");
 
@@ -67,14 +70,16 @@ struct {
 	__uint(max_entries, 1 << 20);
 } records SEC(".maps");
 
-static __always_inline struct place *place_of(struct task_struct *task)
-{
-	return bpf_cgrp_storage_get(&places, task->cgroups->dfl_cgrp, NULL, 0);
-}
-
 static __always_inline __u64 cgroup_of(struct task_struct *task)
 {
 	return task->cgroups->dfl_cgrp->kn->id;
+}
+
+static __always_inline struct place *place_of(struct task_struct *task)
+{
+	__u64 id = cgroup_of(task);
+
+	return bpf_map_lookup_elem(&places, &id);
 }
 
 /* A record, filled in except for what its kind adds; NULL when there is no room. */
@@ -99,17 +104,21 @@ static __always_inline struct event *begin(__u32 kind, __u64 cgroup, __u32 pid)
 	return event;
 }
 
-/* Whether a leaf may say something now.  Races between processors cost a record more or less. */
-static __always_inline bool may_tell(struct place *place)
+/* Whether a leaf may say something now.  What can't be found out afterwards has some room of its own.
+ * Races between processors cost a record more or less. */
+static __always_inline bool may_tell(struct place *place, __u32 kind)
 {
+	__u32 room = kind == EVENT_EXEC || kind == EVENT_OOM || kind == EVENT_VICTIM ? WINDOW_RECORDS : WINDOW_RECORDS - RESERVED;
 	__u64 window = bpf_ktime_get_ns() >> WINDOW_SHIFT;
 
 	if (place->window != window) {
 		place->window = window;
 		place->window_records = 0;
 	}
-	if (__sync_fetch_and_add(&place->window_records, 1) < WINDOW_RECORDS)
+	if (place->window_records < room) {
+		__sync_fetch_and_add(&place->window_records, 1);
 		return true;
+	}
 	__sync_fetch_and_add(&place->folded, 1);
 	__sync_fetch_and_add(&place->folded_total, 1);
 	return false;
@@ -119,7 +128,7 @@ static __always_inline void tell(struct place *place, __u32 kind, __u64 cgroup, 
 {
 	struct event *event;
 
-	if (!may_tell(place))
+	if (!may_tell(place, kind))
 		return;
 	event = begin(kind, cgroup, pid);
 	if (!event)
@@ -232,7 +241,7 @@ int BPF_PROG(on_exec, struct task_struct *task)
 			return 0;
 		if (search.found)
 			place->hint_hash = sum;
-		if (!may_tell(place))
+		if (!may_tell(place, EVENT_EXEC))
 			return 0;
 	}
 	event = begin(EVENT_EXEC, cgroup_of(task), pid);
@@ -269,18 +278,28 @@ int BPF_PROG(on_exit, struct task_struct *task)
 SEC("tp_btf/cgroup_notify_populated")
 int BPF_PROG(on_populated, struct cgroup *cgroup, const char *path, int populated)
 {
+	__u64 id = cgroup->kn->id;
 	struct place *place;
 	struct event *event;
 
 	if (populated)
 		return 0;
-	place = bpf_cgrp_storage_get(&places, cgroup, NULL, 0);
+	place = bpf_map_lookup_elem(&places, &id);
 	if (!place || place->role != PLACE_CALL)
 		return 0;
 	/* Not folded: without it a call would seem to go on. */
-	event = begin(EVENT_EMPTY, cgroup->kn->id, 0);
+	event = begin(EVENT_EMPTY, id, 0);
 	if (event)
 		bpf_ringbuf_submit(event, 0);
+	return 0;
+}
+
+SEC("tp_btf/cgroup_rmdir")
+int BPF_PROG(on_rmdir, struct cgroup *cgroup)
+{
+	__u64 id = cgroup->kn->id;
+
+	bpf_map_delete_elem(&places, &id);
 	return 0;
 }
 
@@ -414,15 +433,10 @@ int BPF_PROG(on_charge, struct page_counter *counter, unsigned long pages)
 static __always_inline void memory_event(__u32 kind, struct mem_cgroup *memcg)
 {
 	__u64 id = BPF_CORE_READ(memcg, css.cgroup, kn, id);
-	struct cgroup *cgroup = bpf_cgroup_from_id(id);
-	struct place *place;
+	struct place *place = bpf_map_lookup_elem(&places, &id);
 
-	if (!cgroup)
-		return;
-	place = bpf_cgrp_storage_get(&places, cgroup, NULL, 0);
 	if (place && place->role == PLACE_CALL)
 		tell(place, kind, id, bpf_get_current_pid_tgid() >> 32, usage_of(memcg));
-	bpf_cgroup_release(cgroup);
 }
 
 SEC("fentry/__memcg_memory_event")

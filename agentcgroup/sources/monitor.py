@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from agentcgroup.cgroup import CgroupError, opened
+from agentcgroup.cgroup import CgroupError, number
 from agentcgroup.kernel import libbpf
 from agentcgroup.kernel.records import COUNTS, PLACE, RECORD, SETTINGS, TRACKED, Kind, Place, Record, Role, Settings
 from agentcgroup.kernel.records import Counts as RecordCounts
@@ -147,11 +147,10 @@ class Monitor(Source):
     def _put(self, cgroup: Path, role: Role) -> None:
         rule = self._rule
         place = Place(rule.step, int(rule.stalled * _NS), int(rule.starved * _NS), role)
-        with opened(cgroup) as descriptor:
-            try:
-                self._places.put(struct.pack("=i", descriptor), PLACE.pack(*place))
-            except OSError as error:
-                raise CgroupError(cgroup, "watching", error) from None
+        try:
+            self._places.put(struct.pack("=Q", number(cgroup)), PLACE.pack(*place))
+        except OSError as error:
+            raise CgroupError(cgroup, "watching", error) from None
 
     def watch_exit(self, pid: int) -> None:
         self._tracked.put(struct.pack("=I", pid), TRACKED.pack(1, 0))
@@ -162,8 +161,7 @@ class Monitor(Source):
 
     def counts(self, cgroup: Path) -> Counts | None:
         try:
-            with opened(cgroup) as descriptor:
-                value = self._places.get(struct.pack("=i", descriptor))
+            value = self._places.get(struct.pack("=Q", number(cgroup)))
         except CgroupError:
             return None
         if value is None:
