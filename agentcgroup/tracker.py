@@ -150,9 +150,9 @@ class Tracker:
         """A process was found in the agent domain though no event told of it; it runs its parent's program still."""
         self._agents[pid] = self._agents.get(parent) or self.launched[0]
 
-    def agent_argv(self, pid: int) -> tuple[str, ...]:
-        """The command line of the program that the process was last known to run."""
-        return self._agents[pid].argv if pid in self._agents else ()
+    def program_of(self, pid: int) -> AgentProcess | None:
+        """The program that a process of the agent domain was last known to run."""
+        return self._agents.get(pid)
 
     def _became(self, program: AgentProcess, facts: Facts) -> None:
         """A process of the agent replaced its own program, as launchers do that exec what they start."""

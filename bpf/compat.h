@@ -30,7 +30,11 @@ enum { MEMCG_HIGH = 1, MEMCG_MAX = 2, MEMCG_OOM = 3 };
 
 /* mark_victim: its argument was a pid until 6.8, and is a task since then. */
 
-/* kfuncs: there since 6.2 */
+/* kfuncs: since 6.10 */
+extern void bpf_preempt_disable(void) __ksym __weak;
+extern void bpf_preempt_enable(void) __ksym __weak;
+
+/* kfuncs: since 6.2 */
 extern void bpf_rcu_read_lock(void) __ksym __weak;
 extern void bpf_rcu_read_unlock(void) __ksym __weak;
 

@@ -82,6 +82,21 @@ static __always_inline struct place *place_of(struct task_struct *task)
 	return bpf_map_lookup_elem(&places, &id);
 }
 
+/* Since 7.0 a trace point's program can be preempted, and the kernel's guard against recursion then leaves
+ * it out for whatever comes along on that processor: a birth nobody hears of.  What is left of the
+ * gap (the guard itself is outside) the kernel counts as a miss, and user space looks at that. */
+static __always_inline void keep_processor(void)
+{
+	if (bpf_preempt_disable)
+		bpf_preempt_disable();
+}
+
+static __always_inline void give_processor(void)
+{
+	if (bpf_preempt_enable)
+		bpf_preempt_enable();
+}
+
 /* A record, filled in except for what its kind adds; NULL when there is no room. */
 static __always_inline struct event *begin(__u32 kind, __u64 cgroup, __u32 pid)
 {
@@ -140,8 +155,7 @@ static __always_inline void tell(struct place *place, __u32 kind, __u64 cgroup, 
 
 /* Births, programs, ends */
 
-SEC("tp_btf/sched_process_fork")
-int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
+static __always_inline void forked(struct task_struct *parent, struct task_struct *child)
 {
 	struct place *place = place_of(child);
 	struct tracked new = {};
@@ -149,16 +163,24 @@ int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 	__u32 pid = child->tgid;
 
 	if (!place || child->pid != child->tgid)
-		return 0;
+		return;
 	__sync_fetch_and_add(&place->forks, 1);
 	if (place->role != PLACE_AGENT)
-		return 0;
+		return;
 	bpf_map_update_elem(&tracked, &pid, &new, 0);
 	event = begin(EVENT_FORK, cgroup_of(child), parent->tgid);
 	if (event) {
 		event->amount = pid;
 		bpf_ringbuf_submit(event, 0);
 	}
+}
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
+{
+	keep_processor();
+	forked(parent, child);
+	give_processor();
 	return 0;
 }
 
@@ -218,8 +240,7 @@ static __always_inline void find_hint(struct task_struct *task, struct search *s
 		search->word[HINT_NAME_BYTES] = 0;
 }
 
-SEC("tp_btf/sched_process_exec")
-int BPF_PROG(on_exec, struct task_struct *task)
+static __always_inline void execed(struct task_struct *task)
 {
 	struct place *place = place_of(task);
 	__u32 pid = task->tgid;
@@ -230,7 +251,7 @@ int BPF_PROG(on_exec, struct task_struct *task)
 	__u64 sum;
 
 	if (!place)
-		return 0;
+		return;
 	find_hint(task, &search);
 	if (place->role == PLACE_AGENT) {
 		bpf_map_update_elem(&tracked, &pid, &fresh, 0);
@@ -238,22 +259,29 @@ int BPF_PROG(on_exec, struct task_struct *task)
 		/* Inside a call only a new hint is news, and what its root becomes. */
 		sum = hash(hint, WORD_BYTES - HINT_NAME_BYTES);
 		if ((!search.found || sum == place->hint_hash) && !bpf_map_lookup_elem(&tracked, &pid))
-			return 0;
+			return;
 		if (search.found)
 			place->hint_hash = sum;
 		if (!may_tell(place, EVENT_EXEC))
-			return 0;
+			return;
 	}
 	event = begin(EVENT_EXEC, cgroup_of(task), pid);
 	if (event) {
 		bpf_probe_read_kernel_str(event->hint, sizeof(event->hint), hint);
 		bpf_ringbuf_submit(event, 0);
 	}
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(on_exec, struct task_struct *task)
+{
+	keep_processor();
+	execed(task);
+	give_processor();
 	return 0;
 }
 
-SEC("tp_btf/sched_process_exit")
-int BPF_PROG(on_exit, struct task_struct *task)
+static __always_inline void exited(struct task_struct *task)
 {
 	struct place *place = place_of(task);
 	struct signal_struct *signal = task->signal;
@@ -262,35 +290,50 @@ int BPF_PROG(on_exit, struct task_struct *task)
 
 	/* The last thread to leave ends the process. */
 	if (!place || signal->live.counter)
-		return 0;
+		return;
 	/* Two last threads at once both come here; one of them finds the entry. */
 	if (bpf_map_delete_elem(&tracked, &pid))
-		return 0;
+		return;
 	event = begin(EVENT_EXIT, cgroup_of(task), pid);
 	if (event) {
 		event->amount = signal->flags & SIGNAL_GROUP_EXIT ? signal->group_exit_code : task->group_leader->exit_code;
 		event->ran_ns = signal->sum_sched_runtime + task->se.sum_exec_runtime;
 		bpf_ringbuf_submit(event, 0);
 	}
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(on_exit, struct task_struct *task)
+{
+	keep_processor();
+	exited(task);
+	give_processor();
 	return 0;
 }
 
-SEC("tp_btf/cgroup_notify_populated")
-int BPF_PROG(on_populated, struct cgroup *cgroup, const char *path, int populated)
+static __always_inline void populated_changed(struct cgroup *cgroup, int populated)
 {
 	__u64 id = cgroup->kn->id;
 	struct place *place;
 	struct event *event;
 
 	if (populated)
-		return 0;
+		return;
 	place = bpf_map_lookup_elem(&places, &id);
 	if (!place || place->role != PLACE_CALL)
-		return 0;
+		return;
 	/* Not folded: without it a call would seem to go on. */
 	event = begin(EVENT_EMPTY, id, 0);
 	if (event)
 		bpf_ringbuf_submit(event, 0);
+}
+
+SEC("tp_btf/cgroup_notify_populated")
+int BPF_PROG(on_populated, struct cgroup *cgroup, const char *path, int populated)
+{
+	keep_processor();
+	populated_changed(cgroup, populated);
+	give_processor();
 	return 0;
 }
 
@@ -497,13 +540,20 @@ int BPF_PROG(instead_on_out_of_memory, struct oom_control *control)
 	return 0;
 }
 
-SEC("tp_btf/mark_victim")
-int BPF_PROG(on_victim, struct task_struct *task)
+static __always_inline void chosen(struct task_struct *task)
 {
 	struct place *place = place_of(task);
 
 	if (place && place->role == PLACE_CALL)
 		tell(place, EVENT_VICTIM, cgroup_of(task), task->tgid, usage_of(memory_of(task->cgroups->dfl_cgrp)));
+}
+
+SEC("tp_btf/mark_victim")
+int BPF_PROG(on_victim, struct task_struct *task)
+{
+	keep_processor();
+	chosen(task);
+	give_processor();
 	return 0;
 }
 

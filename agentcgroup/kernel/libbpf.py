@@ -9,6 +9,7 @@ import errno
 import importlib
 import mmap
 import os
+import sys
 from collections.abc import Callable
 from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
 from functools import lru_cache
@@ -23,6 +24,8 @@ _FUNC = 12
 """BTF_KIND_FUNC"""
 _TYPEDEF = 8
 """BTF_KIND_TYPEDEF"""
+_MISSES_AT = 208
+"""Offset of recursion_misses in struct bpf_prog_info (since 5.12)."""
 _ANY, _EXISTING = 0, 2
 """BPF_ANY, BPF_EXIST"""
 _LONGEST_LINE = 1 << 20
@@ -39,6 +42,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_program__set_autoload": (c_int, [c_void_p, ctypes.c_bool]),
     "bpf_program__autoload": (ctypes.c_bool, [c_void_p]),
     "bpf_program__attach": (c_void_p, [c_void_p]),
+    "bpf_program__fd": (c_int, [c_void_p]),
+    "bpf_obj_get_info_by_fd": (c_int, [c_int, c_void_p, POINTER(c_uint)]),
     "bpf_link__destroy": (c_int, [c_void_p]),
     "bpf_map__fd": (c_int, [c_void_p]),
     "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint]),
@@ -167,6 +172,10 @@ class Object:
                 raise BpfError(f"BPF program {name} ({section}) can't be attached", self._why(ctypes.get_errno()))
             self._links.append(link)
 
+    def program_descriptors(self, names: set[str]) -> list[int]:
+        """File descriptors of loaded programs."""
+        return [int(self._lib.bpf_program__fd(program)) for name, (program, _) in self.programs().items() if name in names]
+
     def map_descriptor(self, name: str) -> int:
         """A loaded map's file descriptor."""
         return int(self._lib.bpf_map__fd(self._map(name)))
@@ -187,6 +196,13 @@ class Object:
         if self._object:
             self._lib.bpf_object__close(self._object)
             self._object = None
+
+
+def misses(program: int) -> int:
+    """How often the kernel left a program out, because it was running on that processor already."""
+    info, size = ctypes.create_string_buffer(_MISSES_AT + 8), c_uint(_MISSES_AT + 8)
+    library().bpf_obj_get_info_by_fd(program, info, byref(size))
+    return int.from_bytes(info.raw[_MISSES_AT:], sys.byteorder)
 
 
 class KernelTypes:

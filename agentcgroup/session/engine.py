@@ -53,6 +53,7 @@ _QUIET_S = 0.02
 """No event for this long after the agent's exit: what it did last has arrived."""
 _FRONT_PATIENCE_S = 1.0
 """The agent's end is seen by pidfd before the front says with which status; a front that is stopped is not waited for."""
+_LOOK_AGAIN_S = 0.5
 _LOG_LINES = 1000
 
 
@@ -91,6 +92,7 @@ class Engine:
         self._agent_status: int | None = None
         self._agent_kills = 0
         self._last_event = 0.0
+        self._look_again: asyncio.TimerHandle | None = None
         self._calls: Calls
         self._stdio_of = plan.front
         self._on: dict[type[Event], Callable[[Any], None]] = {
@@ -147,6 +149,17 @@ class Engine:
     # Events
 
     def _drain(self) -> None:
+        self._take_in()
+        if self._source.sees_inside and self._look_again is None:
+            # What the kernel left out is noticed with the next record; the last ones have none after them.
+            self._look_again = asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._drain_again)
+
+    def _drain_again(self) -> None:
+        self._look_again = None
+        self._take_in()
+
+    def _take_in(self) -> None:
+        """Take in all events that wait; processes of calls are placed, and calls get what they need."""
         self._source.drain(self._deliver)
         while self._calls.placement.fetch():
             self._source.drain(self._deliver)
@@ -156,6 +169,8 @@ class Engine:
         self._on[type(event)](event)
 
     def _forked(self, event: Forked) -> None:
+        if self._source.sees_inside and not self._tracker.knows(event.parent):
+            self._find_place(event.parent)
         if (joined := self._tracker.forked(event.parent, event.child, event.at_ns)) is not None:
             self._calls.placement.join(joined)
 
@@ -164,6 +179,8 @@ class Engine:
             self._agent_execed(event)
         elif (call := self._tracker.call_of(event.pid)) is not None:
             self._calls.execed(call, event.pid)
+        elif self._source.sees_inside and self._is_in_agent_domain(event.pid):
+            self._find_place(event.pid)
         else:
             self._source.let_go(event.pid)
 
@@ -177,11 +194,18 @@ class Engine:
         elif call is not None and not self._tracker.size(call):
             self._calls.end_if_over(call)
 
+    def _is_in_agent_domain(self, pid: int) -> bool:
+        try:
+            return cgroup.of_process(pid) == self._layout.agent
+        except ProcessLookupError:
+            return False
+
     def _of_calls(self, event: Emptied | HintSeen | MemoryNews | Victim | Waited) -> None:
         self._calls.news(event)
 
     def _held_out(self, event: HeldOut) -> None:
         self._log(f"process {event.pid} was not placed within {event.held_s * 1000:.0f} ms, and started anyway")
+        self._catch_up(event.pid)
 
     def _events_lost(self, _: Lost) -> None:
         self._log("process events were lost: reading the session again")
@@ -213,6 +237,8 @@ class Engine:
                 self._find_place(pid)
             elif (late := self._tracker.call_of(pid)) is not None:
                 self._calls.placement.misplaced(late, pid)
+            else:
+                self._catch_up(pid)
         now = time.monotonic_ns()
         for pid in self._tracker.known_pids() - seen:
             if process.parent(pid) is None and (ended := self._tracker.exited(pid, 0, now)) is not None:
@@ -231,8 +257,17 @@ class Engine:
         if joined is not None:
             self._calls.placement.join(joined)
             self._calls.placement.misplaced(joined.call, pid)
-        elif self._tracker.agent_argv(pid) != process.command_line(pid):
-            self._agent_execed(Execed(pid, now))
+        else:
+            self._catch_up(pid)
+
+    def _catch_up(self, pid: int) -> None:
+        """A process of the agent domain may have started a program that no event told of."""
+        program, line = self._tracker.program_of(pid), process.command_line(pid)
+        if program is None or not line or line == program.argv:
+            return
+        # What was forked off a program that renamed itself looks new, and isn't.
+        if program.pid == pid or line != process.command_line(program.pid):
+            self._agent_execed(Execed(pid, time.monotonic_ns()))
 
     def _agent_memory_event(self, text: str | None) -> None:
         kills = next((int(line.split()[1]) for line in (text or "").splitlines() if line.startswith("oom_kill ")), 0)

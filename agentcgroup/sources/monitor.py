@@ -58,6 +58,7 @@ class Monitor(Source):
             self._object.attach()
             self._places = libbpf.Map(self._object.map_descriptor("places"), PLACE.size)
             self._tracked = libbpf.Map(self._object.map_descriptor("tracked"), TRACKED.size)
+            self._watchful = self._object.program_descriptors(_NEEDED)
             self._ring = libbpf.RingBuffer(self._object.map_descriptor("records"), self._record)
         except BaseException:
             self._object.close()
@@ -104,10 +105,14 @@ class Monitor(Source):
     def drain(self, deliver: Callable[[Event], None]) -> None:
         self._deliver = deliver
         self._ring.consume()
-        lost = self._counted().lost
+        lost = self._counted().lost + self._missed()
         if lost != self._lost:
             self._lost = lost
             deliver(Lost())
+
+    def _missed(self) -> int:
+        """Births, programs and ends that the kernel did not show us."""
+        return sum(map(libbpf.misses, self._watchful))
 
     def _record(self, data: bytes) -> None:
         """One record of the kernel as the events it stands for."""
@@ -171,9 +176,11 @@ class Monitor(Source):
 
     def figures(self) -> dict[str, float]:
         made, lost, holds, held_ns = self._counted()
+        missed = self._missed()
         return {
             "records": made,
             "lost": lost,
+            "missed": missed,
             "lag_mean_ms": self._lag_sum_ns / 1e6 / max(1, self._received),
             "lag_worst_ms": self._worst_lag_ns / 1e6,
             "holds": holds,
