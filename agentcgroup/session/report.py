@@ -122,8 +122,11 @@ def print_summary(report: dict[str, Any], out: TextIO) -> None:
             )
         )
     for line in report["log"]:
-        if "ignored" in line or "lost" in line or "not placed" in line or "could not" in line:
+        if "ignored" in line or "not placed:" in line or "could not" in line:
             console.print(Text(f"note: {line.strip()}"))
+    for words, meaning in _COUNTED_NOTES.items():
+        if times := sum(words in line for line in report["log"]):
+            console.print(Text(f"note: {meaning} ({times} times)"))
     if agent["out_of_memory_kills"]:
         console.print(Text(
             f"agentcgroup: the agent itself reached its memory cap of {format_size(budget['agent_max'])} and the kernel killed"
@@ -131,6 +134,11 @@ def print_summary(report: dict[str, Any], out: TextIO) -> None:
             "  raise session.agent.memory_max in a policy, or the session's --memory, if the agent needs more"))  # fmt: skip
 
 
+_COUNTED_NOTES = {
+    "events were lost": "process events were lost, and what they told read from the session itself",
+    "was not placed within": "a program started before it was in its leaf",
+}
+"""What is logged each time it happens, and how the summary says it once."""
 _OTHER_COLUMNS = 90
 """Characters that the columns beside the command want."""
 

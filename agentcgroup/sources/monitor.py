@@ -176,11 +176,10 @@ class Monitor(Source):
 
     def figures(self) -> dict[str, float]:
         made, lost, holds, held_ns = self._counted()
-        missed = self._missed()
         return {
             "records": made,
             "lost": lost,
-            "missed": missed,
+            "missed": self._missed(),
             "lag_mean_ms": self._lag_sum_ns / 1e6 / max(1, self._received),
             "lag_worst_ms": self._worst_lag_ns / 1e6,
             "holds": holds,
