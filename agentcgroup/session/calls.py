@@ -26,7 +26,7 @@ from agentcgroup.session.live import Live, Placement
 from agentcgroup.session.voice import stop_call, tell_call
 from agentcgroup.session.watch import Watcher
 from agentcgroup.sources import Emptied, HintSeen, MemoryNews, Source, Victim, Waited
-from agentcgroup.tracker import Begin, RootExited, Tracker
+from agentcgroup.tracker import Begin, Join, RootExited, Tracker
 from agentcgroup.units import format_duration, format_size
 
 _OUTLIVING_S = 0.5
@@ -75,6 +75,9 @@ class Calls:
         self.records.append(live.record)
         if self.placement.place(live, begun.pid):
             live.record.placed_after_ms = (live.settled_ns - begun.at_ns) / 1e6
+        for pid in begun.early:
+            self.placement.join(Join(begun.call, pid, begun.at_ns))
+            self.placement.misplaced(begun.call, pid)
         self._new[begun.call] = begun.verdict.role == "helper"
 
     def _take_up(self, call: int, helper: bool) -> None:

@@ -11,22 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.harness import EVENTS, SLICE, assert_nothing_left, command, governor, policy, script, wait_for
+from tests.vm.harness import SLICE, assert_nothing_left, command, governor, policy, script, wait_for
 
 _TOLD_PER_SECOND = 16 / 0.134
 """What a leaf may say at most."""
 
 
-@EVENTS
-def test_leaves_that_vanish_are_made_again(events: str, tmp_path: Path) -> None:
+def test_leaves_that_vanish_are_made_again(tmp_path: Path) -> None:
     spares = f"{SLICE}/agentcgroup-*/tools/tool-[2-9]"
     calls = [{"command": f"rmdir {spares}"}, *[{"command": "sleep 0.5; cat /proc/self/cgroup; true"}] * 3]
-    done, said = script(tmp_path, calls, "--events", events)
+    done, said = script(tmp_path, calls)
     assert [call["returncode"] for call in said] == [0] * 4, said
     assert not [line for line in done.report["log"] if "not placed:" in line]
     assert [call["stdout"].strip().rpartition("/")[2] for call in said[1:]] == ["tool-2", "tool-3", "tool-4"]
     assert [call["leaf"] for call in done.calls] == ["tool-1", "tool-2", "tool-3", "tool-4"]
-    assert all(call["memory_peak_bytes"] for call in done.calls)
+    assert all(call["memory_peak_bytes"] for call in done.calls[1:])
     assert_nothing_left()
 
 
@@ -45,8 +44,7 @@ def test_a_session_stopped_by_systemd_ends_in_order(tmp_path: Path) -> None:
     assert_nothing_left()
 
 
-@EVENTS
-def test_a_governor_that_stood_still_catches_up_within_a_second(events: str, tmp_path: Path) -> None:
+def test_a_governor_that_stood_still_catches_up_within_a_second(tmp_path: Path) -> None:
     """Calls begin, fork, and end while nobody reads; afterwards all are where they belong, and recorded."""
     report = tmp_path / "report.json"
     agent = f"""
@@ -66,7 +64,7 @@ for pid in pids: print(open(f"/proc/{{pid}}/cgroup").read())
 late.kill()
 """
     run = subprocess.Popen(
-        command("--events", events, "--report", str(report), agent=[sys.executable, "-c", agent]),
+        command("--report", str(report), agent=[sys.executable, "-c", agent]),
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -91,22 +89,21 @@ late.kill()
 def few_process_ids() -> Iterator[None]:
     file = Path("/proc/sys/kernel/pid_max")
     before = file.read_text()
-    file.write_text("500")
+    file.write_text("400")
     yield
     file.write_text(before)
 
 
-@EVENTS
 @pytest.mark.usefixtures("few_process_ids")
-def test_process_ids_that_come_again_confuse_nobody(events: str, tmp_path: Path) -> None:
-    calls = [{"command": f"/bin/true {number}; (exit {number % 7})"} for number in range(300)]
-    done, said = script(tmp_path, calls, "--events", events)
-    assert [call["returncode"] for call in said] == [number % 7 for number in range(300)]
-    # Of a very short call the connector's reader may not see what it ran.
+def test_process_ids_that_come_again_confuse_nobody(tmp_path: Path) -> None:
+    calls = [{"command": f"/bin/true {number}; (exit {number % 7})"} for number in range(150)]
+    done, said = script(tmp_path, calls)
+    assert [call["returncode"] for call in said] == [number % 7 for number in range(150)]
+    # Where nothing holds it, a very short call may be gone before it can be looked at.
     known = [(call["argv"][-1], one["command"]) for call, one in zip(done.calls, calls, strict=True) if call["argv"]]
-    assert len(known) > 150
+    assert len(known) > 75
     assert all(seen == given for seen, given in known)
-    assert [call["exit_status"] for call in done.calls] == [(number % 7) << 8 for number in range(300)]
+    assert [call["exit_status"] for call in done.calls] == [(number % 7) << 8 for number in range(150)]
     pids = [call["pid"] for call in done.calls]
     assert len(set(pids)) < len(pids)
     assert_nothing_left()
@@ -121,7 +118,7 @@ def test_storms_in_one_session_are_told_in_few_words_and_do_not_reach_the_other(
     (stormy / "spec.json").write_text(
         json.dumps(
             {
-                "calls": [{"command": f"{bomb} 12; true"}, {"command": f"while :; do {hog} 200; done & sleep 12; kill $!"}],
+                "calls": [{"command": f"{bomb} 7; true"}, {"command": f"while :; do {hog} 200; done & sleep 7; kill $!"}],
                 "parallel": 2,
             }
         )
@@ -137,7 +134,7 @@ def test_storms_in_one_session_are_told_in_few_words_and_do_not_reach_the_other(
     assert [call["stdout"].split()[0] for call in said] == [str(number) for number in range(12)]
     assert [call["stdout"].strip().rpartition("/")[2] for call in said] == [call["leaf"] for call in done.calls]
     storms = json.loads(report.read_text())
-    assert sum(call["processes"] for call in storms["calls"]) > 500
+    assert sum(call["processes"] for call in storms["calls"]) > 300
     assert storms["source_figures"]["records"] < 2 * _TOLD_PER_SECOND * storms["duration_s"] + 100
     assert storms["source_figures"]["lost"] == 0
     assert_nothing_left()

@@ -222,7 +222,7 @@ import subprocess
 for number in range(4):
     subprocess.run("{hog} 300; sleep 0.1; setsid sleep 3 &", shell=True, capture_output=False, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 """
-    for number in range(TRIES or 6):
+    for number in range(TRIES or 4):
         # One in four times the governing process dies with it.
         both = number % 4 == 3
         run = subprocess.Popen(
