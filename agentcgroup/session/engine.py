@@ -92,6 +92,7 @@ class Engine:
         self._agent_status: int | None = None
         self._agent_kills = 0
         self._last_event = 0.0
+        self._read_again_ns = 0
         self._look_again: asyncio.TimerHandle | None = None
         self._calls: Calls
         self._stdio_of = plan.front
@@ -169,6 +170,8 @@ class Engine:
         self._on[type(event)](event)
 
     def _forked(self, event: Forked) -> None:
+        if event.at_ns < self._read_again_ns and self._tracker.knows(event.child):
+            return  # found already, and perhaps not where it was born
         if self._source.sees_inside and not self._tracker.knows(event.parent):
             self._find_place(event.parent)
         if (joined := self._tracker.forked(event.parent, event.child, event.at_ns)) is not None:
@@ -239,9 +242,9 @@ class Engine:
                 self._calls.placement.misplaced(late, pid)
             else:
                 self._catch_up(pid)
-        now = time.monotonic_ns()
+        self._read_again_ns = time.monotonic_ns()
         for pid in self._tracker.known_pids() - seen:
-            if process.parent(pid) is None and (ended := self._tracker.exited(pid, 0, now)) is not None:
+            if process.parent(pid) is None and (ended := self._tracker.exited(pid, 0, self._read_again_ns)) is not None:
                 self._calls.root_exited(ended)
         self._drain()
         self._calls.check_all()

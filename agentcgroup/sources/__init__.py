@@ -88,7 +88,10 @@ Event = Forked | Execed | Exited | Lost | HintSeen | Emptied | MemoryNews | Vict
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What the kernel counted in a cgroup: processes born, time waited for memory and for a processor, events left out."""
+    """What the kernel counted in a cgroup: processes born, time waited for memory and for a processor, events left out.
+
+    Since 7.0 a hook that is preempted is left out for what comes in between, so these are lower bounds there.
+    """
 
     forks: int
     stalled_s: float
