@@ -111,7 +111,8 @@ class Calls:
         while self.placement.bare:
             self._watch(self.placement.bare.pop())
         while self._new:
-            self._take_up(*self._new.popitem())
+            call = next(iter(self._new))
+            self._take_up(call, self._new.pop(call))
         while self._execs:
             self._look_at(*self._execs.popleft())
         while self._hints:

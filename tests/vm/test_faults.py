@@ -127,11 +127,11 @@ def test_storms_in_one_session_are_told_in_few_words_and_do_not_reach_the_other(
     agent = [sys.executable, "tests/agents/scripted.py", str(stormy / "spec.json"), str(stormy / "transcript.json")]
     storm = subprocess.Popen(command("--name", "stormy", "--policy", str(rule), "--report", str(report), agent=agent))
     wait_for(SLICE / "agentcgroup-stormy.scope/tools/tool-3")
-    calls = [{"command": f"/bin/echo {number}; cat /proc/self/cgroup; true"} for number in range(12)]
+    calls = [{"command": f"sleep 0.5; /bin/echo {number}; cat /proc/self/cgroup; true"} for number in range(8)]
     done, said = script(quiet, calls)
     assert storm.wait(timeout=120) == 0
     assert [call["argv"][-1] for call in done.calls] == [call["command"] for call in calls]
-    assert [call["stdout"].split()[0] for call in said] == [str(number) for number in range(12)]
+    assert [call["stdout"].split()[0] for call in said] == [str(number) for number in range(8)]
     assert [call["stdout"].strip().rpartition("/")[2] for call in said] == [call["leaf"] for call in done.calls]
     storms = json.loads(report.read_text())
     assert sum(call["processes"] for call in storms["calls"]) > 300
