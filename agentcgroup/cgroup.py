@@ -164,6 +164,14 @@ def all_processes(cgroup: Path) -> list[int]:
     return [pid for part in subtree(cgroup) for pid in processes(part)]
 
 
+def number(cgroup: Path) -> int:
+    """The kernel's id of a cgroup: the inode number of its folder (on 64-bit machines)."""
+    try:
+        return cgroup.stat().st_ino
+    except OSError as error:
+        raise CgroupError(cgroup, "looking at it", error) from None
+
+
 def subtree(cgroup: Path) -> Iterator[Path]:
     """The cgroup and its descendants, children before parents; none when it is gone."""
     for folder, _, _ in os.walk(cgroup, topdown=False):
@@ -187,6 +195,17 @@ def populated(cgroup: Path) -> bool:
         return read_table(cgroup, "cgroup.events")["populated"] == 1
     except CgroupError:
         return False
+
+
+def reclaim(cgroup: Path, amount: int) -> int:
+    """Ask the kernel to take back this many bytes of a cgroup; returns how many it took.  Blocks while it does."""
+    before = int(read(cgroup, "memory.current"))
+    try:
+        write(cgroup, "memory.reclaim", amount)
+    except CgroupError as error:
+        if error.errno != errno.EAGAIN:  # it got less than it was asked for
+            raise
+    return max(0, before - int(read(cgroup, "memory.current")))
 
 
 def freeze(cgroup: Path, frozen: bool) -> None:

@@ -83,6 +83,8 @@ class CallRecord:
     cpu_s: float | None = None
     processes: int = 1
     outlived_by: int = 0
+    stalled_s: float | None = None
+    waited_s: float | None = None
     hint: Hint = field(default_factory=Hint)
     limits: Limits | None = None
     deeds: list[Deed] = field(default_factory=list)

@@ -149,6 +149,24 @@ class SessionRule(_Strict):
     end_grace: Seconds = 2.0
 
 
+class MonitorRule(_Strict):
+    """What the kernel tells of a call's leaf, and how long it holds a new program until it is placed."""
+
+    step: Size = 32 << 20
+    step_time: Seconds = 0.01
+    stalled: Seconds = 0.1
+    starved: Seconds = 0.1
+    hold: Seconds = 0.05
+
+
+class LoopRule(_Strict):
+    """Retry loops: from how many calls of one command in a row, and what is done about what they leave."""
+
+    times: Annotated[int, Field(ge=2)] = 3
+    reclaim_from: Size = 64 << 20
+    processes: Literal["keep", "end"] = "keep"
+
+
 class HintRule(_Strict):
     """What the levels of a hint mean: shares of the budget for tool calls, and CPU weights."""
 
@@ -161,6 +179,8 @@ class Policy(_Strict):
 
     version: Literal[1]
     session: SessionRule = SessionRule()
+    monitor: MonitorRule = MonitorRule()
+    loops: LoopRule = LoopRule()
     hints: HintRule = HintRule()
     agents: tuple[AgentRule, ...] = ()
     launchers: frozenset[str] = frozenset()

@@ -15,13 +15,17 @@ from agentcgroup.process import Facts
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """A tool call (or a helper) began: ``pid`` is its root.  ``facts`` is None when it was gone at once."""
+    """A tool call (or a helper) began: ``pid`` is its root.  ``facts`` is None when it was gone at once.
+
+    ``early`` are the processes that the root forked before its begin was known.
+    """
 
     call: int
     pid: int
     verdict: Verdict
     facts: Facts | None
     at_ns: int
+    early: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,8 @@ class Tracker:
         self._policy = policy
         unknown = AgentProcess(root, (), 0, Verdict("agent", "started by run"))
         self._agents: dict[int, AgentProcess] = {root: unknown}
+        self._parents: dict[int, int] = {}
+        self._children: dict[int, set[int]] = {}
         self._members: dict[int, int] = {}
         self._roots: dict[int, int] = {}
         self._sizes: dict[int, int] = {}
@@ -97,6 +103,7 @@ class Tracker:
         program = self._agents.get(parent)
         if program is not None:
             self._agents[child] = program
+            self._link(child, parent)
         return None
 
     def execed(self, pid: int, facts: Facts | None, at_ns: int) -> Begin | None:
@@ -122,6 +129,12 @@ class Tracker:
 
     def exited(self, pid: int, status: int, at_ns: int) -> RootExited | None:
         self._leave(pid)
+        orphans, parent = self._children.pop(pid, set()), self._unlink(pid)
+        for orphan in orphans:
+            if parent is None:
+                del self._parents[orphan]
+            else:
+                self._link(orphan, parent)
         program = self._agents.pop(pid, None)
         if program is not None:
             for other in self.launched:
@@ -142,6 +155,7 @@ class Tracker:
 
     def adopt(self, pid: int, call: int) -> None:
         """A process was found in a call's leaf though no event told of it."""
+        self._unlink(pid)
         self._agents.pop(pid, None)
         self._leave(pid)
         self._enter(pid, call)
@@ -150,9 +164,9 @@ class Tracker:
         """A process was found in the agent domain though no event told of it; it runs its parent's program still."""
         self._agents[pid] = self._agents.get(parent) or self.launched[0]
 
-    def agent_argv(self, pid: int) -> tuple[str, ...]:
-        """The command line of the program that the process was last known to run."""
-        return self._agents[pid].argv if pid in self._agents else ()
+    def program_of(self, pid: int) -> AgentProcess | None:
+        """The program that a process of the agent domain was last known to run."""
+        return self._agents.get(pid)
 
     def _became(self, program: AgentProcess, facts: Facts) -> None:
         """A process of the agent replaced its own program, as launchers do that exec what they start."""
@@ -165,7 +179,38 @@ class Tracker:
     def _begin(self, pid: int, verdict: Verdict, facts: Facts | None, at_ns: int) -> Begin:
         call = self.next_call
         self.next_call += 1
-        self._agents.pop(pid, None)
-        self._enter(pid, call)
+        early = []
+        for member in self._take_family(pid):
+            self._agents.pop(member, None)
+            self._enter(member, call)
+            if member != pid:
+                early.append(member)
         self._roots[pid] = call
-        return Begin(call, pid, verdict, facts, at_ns)
+        return Begin(call, pid, verdict, facts, at_ns, tuple(early))
+
+    def _link(self, child: int, parent: int) -> None:
+        """Remember who forked a process of the agent domain; the forks of a dead process count as its parent's."""
+        self._parents[child] = parent
+        self._children.setdefault(parent, set()).add(child)
+
+    def _unlink(self, child: int) -> int | None:
+        parent = self._parents.pop(child, None)
+        if parent is not None and (siblings := self._children.get(parent)) is not None:
+            siblings.discard(child)
+            if not siblings:
+                del self._children[parent]
+        return parent
+
+    def _take_family(self, pid: int) -> list[int]:
+        """The process and its descendants in the agent domain, parents first; their links are forgotten.
+
+        One that started a program of its own was judged then, and stays what it is.
+        """
+        self._unlink(pid)
+        family = [pid]
+        for member in family:
+            for child in sorted(self._children.pop(member, set())):
+                del self._parents[child]
+                if self._agents[child].pid != child:
+                    family.append(child)
+        return family

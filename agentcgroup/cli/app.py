@@ -45,6 +45,12 @@ def run(
         int | None, typer.Option(min=1, max=10_000, help="CPU weight among sessions (default: by priority).")
     ] = None,
     policy: PolicyFile = None,
+    events: Annotated[
+        Literal["auto", "bpf", "connector"],
+        typer.Option(
+            help="Where events come from: the BPF monitor, the kernel's process connector, or the better one that works."
+        ),
+    ] = "auto",
     report: Annotated[Path | None, typer.Option(help="Write the summary as JSON to this file.")] = None,
 ) -> int:
     """Run an agent in a session: agentcgroup run [OPTIONS] -- CMD...
@@ -53,7 +59,7 @@ def run(
     """
     from agentcgroup.session.start import Options, start
 
-    return start(Options(tuple(context.args), name, priority, memory, cpu_weight, policy, report))
+    return start(Options(tuple(context.args), name, priority, memory, cpu_weight, policy, events, report))
 
 
 @app.command("exec", context_settings=_COMMAND)

@@ -3,7 +3,6 @@
 Nothing here changes the machine.  Each finding says why something is missing and what to do.
 """
 
-import ctypes
 import json
 import os
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from agentcgroup import cgroup, systemd
 from agentcgroup.errors import AgentCgroupError
+from agentcgroup.kernel.libbpf import version
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 
@@ -165,14 +165,17 @@ def _btf() -> Finding:
 
 
 def _bpf() -> Finding:
-    try:
-        from bcc.libbcc import lib
+    """Loads the monitor, attaches it, and takes it away again."""
+    from agentcgroup.policy import MonitorRule
+    from agentcgroup.sources.monitor import Monitor
 
-        version = lib.libbpf_version_string
-        version.restype = ctypes.c_char_p
-        return Finding("BPF library", True, f"libbpf {version().decode().lstrip('v')} through bcc")
-    except (ImportError, OSError, AttributeError) as error:
-        return Finding("BPF library", False, f"bcc can't be loaded ({error})", "apt install python3-bpfcc")
+    try:
+        monitor = Monitor(MonitorRule())
+    except AgentCgroupError as error:
+        return Finding("BPF monitor", False, f"{error.what}: {error.why}", error.do or "the process connector does it instead")
+    monitor.close()
+    without = f", without {', '.join(monitor.without)}" if monitor.without else ""
+    return Finding("BPF monitor", True, f"loads and attaches (libbpf {version()}){without}")
 
 
 def _sched_ext() -> Finding:

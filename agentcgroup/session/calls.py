@@ -8,7 +8,6 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,15 @@ from agentcgroup import controller as ctl
 from agentcgroup.classify import Budget, classify
 from agentcgroup.command import assignments
 from agentcgroup.hints import VARIABLE, parse_hint
+from agentcgroup.loops import Loop
 from agentcgroup.model import CallRecord, CommandClass, Deed, Limits
 from agentcgroup.policy import Policy
 from agentcgroup.session.layout import Layout
+from agentcgroup.session.leftovers import Leftovers
+from agentcgroup.session.live import Live, Placement
 from agentcgroup.session.voice import stop_call, tell_call
 from agentcgroup.session.watch import Watcher
+from agentcgroup.sources import Emptied, HintSeen, MemoryNews, Source, Victim, Waited
 from agentcgroup.tracker import Begin, Join, RootExited, Tracker
 from agentcgroup.units import format_duration, format_size
 
@@ -30,43 +33,31 @@ _OUTLIVING_S = 0.5
 """A call whose processes stay this much longer than its root left something behind."""
 
 
-@dataclass(slots=True)
-class _Live:
-    record: CallRecord
-    leaf: Path | None = None
-    settled_ns: int = 0
-    misplaced: int = 0
-    handles: list[int | None] = field(default_factory=list)
-    limits: Limits | None = None
-    hint_text: str | None = None
-    awaits_command: bool = False
-    counts: dict[str, int] = field(default_factory=dict)
-
-
 class Calls:
     """All calls of one session, live ones and records of ended ones."""
 
     def __init__(
-        self, policy: Policy, budget: Budget, layout: Layout, tracker: Tracker, watcher: Watcher,
+        self, policy: Policy, budget: Budget, layout: Layout, tracker: Tracker, source: Source, watcher: Watcher,
         log: Callable[[str], None], began: float,
     ) -> None:  # fmt: skip
-        self._policy, self._budget = policy, budget
+        self._policy, self._budget, self._source = policy, budget, source
         self._layout, self._tracker, self._watcher = layout, tracker, watcher
         self._log, self._began = log, began
         self._controller = ctl.Controller(policy, budget)
         # Agents repeat themselves: nearly all recorded runs have the same command three times in a row.
         self._class_of = lru_cache(maxsize=256)(partial(classify, policy, budget))
-        self._live: dict[int, _Live] = {}
+        self._live: dict[int, Live] = {}
+        self.placement = Placement(self._live, layout, tracker, source.sees_inside, log)
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._complained: set[str] = set()
         self._ending = False
         self._default = self._class_of((), False).limits
-        self._late: deque[tuple[int, int]] = deque()
-        self._bare: list[_Live] = []
         self._new: dict[int, bool] = {}
         self._execs: deque[tuple[int, int]] = deque()
+        self._hints: deque[tuple[int, str]] = deque()
         self.records: list[CallRecord] = []
+        self._leftovers = Leftovers(policy.loops, layout.tools, log, self._spawn)
         self._watcher.file(layout.tools / "memory.events.local", self._budget_event)
 
     # What the tracker says
@@ -77,13 +68,16 @@ class Calls:
         What a process allocates before it is placed stays charged to where it was.
         """
         argv = begun.facts.argv if begun.facts else ()
-        live = _Live(CallRecord(begun.call, begun.pid, argv, self._seconds(begun.at_ns)))
+        live = Live(CallRecord(begun.call, begun.pid, argv, self._seconds(begun.at_ns)))
         live.record.cwd = begun.facts.cwd if begun.facts else ""
         live.awaits_command = not argv
         self._live[begun.call] = live
         self.records.append(live.record)
-        if self._place(live, begun.pid):
+        if self.placement.place(live, begun.pid):
             live.record.placed_after_ms = (live.settled_ns - begun.at_ns) / 1e6
+        for pid in begun.early:
+            self.placement.join(Join(begun.call, pid, begun.at_ns))
+            self.placement.misplaced(begun.call, pid)
         self._new[begun.call] = begun.verdict.role == "helper"
 
     def _take_up(self, call: int, helper: bool) -> None:
@@ -94,67 +88,37 @@ class Calls:
             lines = (process.command_line(pid) for pid in cgroup.processes(live.leaf))
             live.record.argv = next(filter(None, lines), ())
         self._step(ctl.Began(call, self._classify(live, helper)))
-        self._hinted(live, process.hint_text(live.record.pid))
+        self._note_command(live)
+        if not self._source.sees_inside:
+            self._hinted(live, process.hint_text(live.record.pid))
         # What a model types in front of a command is in the text before any process has it in its
         # environment: the limit is there before the burst.
         for text in assignments(live.record.argv, VARIABLE):
             self._hinted(live, text)
         self.end_if_over(call)
 
-    def _classify(self, live: _Live, helper: bool = False) -> CommandClass:
+    def _classify(self, live: Live, helper: bool = False) -> CommandClass:
         record = live.record
         granted = self._class_of(record.argv, helper)
         record.kind, record.class_name, record.rule = granted.kind, granted.name, granted.rule
         return granted
-
-    def join(self, joined: Join) -> None:
-        """A process was born into a call; if its parent was not in the leaf yet, neither is it.
-
-        The parent may wait for its own move, or have been moved after the birth.
-        """
-        live = self._live.get(joined.call)
-        if live is None:
-            return
-        live.record.processes += 1
-        if live.misplaced or joined.at_ns < live.settled_ns:
-            self.misplaced(joined.call, joined.pid)
-
-    def misplaced(self, call: int, pid: int) -> None:
-        """A process of a call may be outside its leaf."""
-        if (live := self._live.get(call)) is not None:
-            live.misplaced += 1
-            self._late.append((call, pid))
-
-    def fetch(self) -> bool:
-        """Look at one process that may be misplaced, and put it into its call's leaf; False when none was left.
-
-        One at a time, so that the caller can look in between for the roots of new calls: each
-        millisecond that a root waits, it forks more of these.
-        """
-        if not self._late:
-            return False
-        call, pid = self._late.popleft()
-        live = self._live.get(call)
-        if live is None:
-            return True
-        live.misplaced -= 1
-        if self._tracker.call_of(pid) == call:
-            with contextlib.suppress(ProcessLookupError):
-                if cgroup.of_process(pid) != live.leaf:
-                    self._place(live, pid)
-        return True
 
     def settle(self) -> None:
         """When all processes are where they belong: finish what new calls need.
 
         Their leaves get their watches, and they get their class, their limits and their hints.
         """
-        while self._bare:
-            self._watch(self._bare.pop())
+        while self.placement.bare:
+            self._watch(self.placement.bare.pop())
         while self._new:
-            self._take_up(*self._new.popitem())
+            call = next(iter(self._new))
+            self._take_up(call, self._new.pop(call))
         while self._execs:
             self._look_at(*self._execs.popleft())
+        while self._hints:
+            call, text = self._hints.popleft()
+            if call in self._live:
+                self._hinted(self._live[call], text)
 
     def execed(self, call: int, pid: int) -> None:
         """A process of a call started a program: ``settle`` looks at it, when the call's own class is known."""
@@ -167,16 +131,26 @@ class Calls:
             return
         if live.awaits_command and pid == live.record.pid:
             self._command_known(live, pid)
-        self._hinted(live, process.hint_text(pid))
+        if not self._source.sees_inside:
+            self._hinted(live, process.hint_text(pid))
 
-    def _command_known(self, live: _Live, pid: int) -> None:
+    def _command_known(self, live: Live, pid: int) -> None:
         argv = process.command_line(pid)
         if argv:
             live.awaits_command = False
             live.record.argv = argv
             self._step(ctl.Reclassified(live.record.call, self._classify(live)))
+            self._note_command(live)
 
-    def _hinted(self, live: _Live, text: str | None) -> None:
+    def _note_command(self, live: Live) -> None:
+        """Is this the same command again?"""
+        record = live.record
+        if record.kind == "tool" and not live.awaits_command:
+            self._leftovers.began(record)
+            if record.ended_s is not None:
+                self._look_for_leftovers(record.call)
+
+    def _hinted(self, live: Live, text: str | None) -> None:
         """A hint was given for the call, in an environment or in the command's own text."""
         if not text or text == live.hint_text:
             return
@@ -198,37 +172,29 @@ class Calls:
         live.awaits_command = True
         return live.leaf
 
-    def root_exited(self, ended: RootExited) -> None:
+    def root_exited(self, ended: RootExited, ran_ns: int | None = None) -> None:
+        """The root of a call ended; ``ran_ns`` is all that is known of a call that ended before it was placed."""
         live = self._live.get(ended.call)
         if live is None:
             return
         live.record.exit_status = ended.status
         live.record.ended_s = self._seconds(ended.at_ns)
-        live.record.outlived_by = self._tracker.size(ended.call)
-        self.end_if_over(ended.call)
-
-    # Placement
-
-    def _place(self, live: _Live, pid: int) -> bool:
-        """Put a process into the call's leaf, made now if it has none; False when the process is gone."""
-        leaf = live.leaf or self._layout.take_leaf(live.record.call)
-        try:
-            placed = cgroup.add(leaf, pid)
-        except cgroup.CgroupError as error:
-            self._log(f"call {live.record.call}: not placed: {error}")
-            placed = False
-        live.settled_ns = time.monotonic_ns()
-        if not placed:
-            if live.leaf is None:
-                cgroup.remove(leaf)
-            return False
-        process.prefer_as_victim(pid)
         if live.leaf is None:
-            live.leaf, live.record.leaf = leaf, leaf.name
-            self._bare.append(live)
-        return True
+            live.record.cpu_s = None if ran_ns is None else ran_ns / 1e9
+        else:
+            live.record.outlived_by = len(set(cgroup.processes(live.leaf)) - {live.record.pid})
+        self.end_if_over(ended.call)
+        if live.record.kind == "tool":
+            self._look_for_leftovers(ended.call)
 
-    def _watch(self, live: _Live) -> None:
+    def _look_for_leftovers(self, call: int) -> None:
+        """A call's root has ended: what a retry loop left running may have to end."""
+        for live in self._leftovers.root_ended(call, self._live):
+            if live.leaf is not None:
+                self._deed(live, "ended", "left running by a retry loop")
+                cgroup.kill(live.leaf)
+
+    def _watch(self, live: Live) -> None:
         """Watch a call's leaf, and give it the limits that were decided before it had one."""
         call, leaf = live.record.call, live.leaf
         if leaf is None or call not in self._live:
@@ -237,10 +203,12 @@ class Calls:
             self._apply_limits(live, limits)
         watch = self._watcher.file
         live.handles = [
-            watch(leaf / "memory.events.local", lambda text: self._memory_event(call, text)),
-            watch(leaf / "pids.events", lambda text: self._count(call, "pids", text, "max", ctl.ProcessesRefused(call))),
-            watch(leaf / "cgroup.events", lambda text: self.end_if_over(call)),
+            watch(leaf / "pids.events", lambda text: self._count(call, "pids", text, "max", ctl.ProcessesRefused(call)))
         ]
+        if not self._source.sees_memory:
+            live.handles.append(watch(leaf / "memory.events.local", lambda text: self._memory_event(call, text)))
+        if not self._source.sees_inside:
+            live.handles.append(watch(leaf / "cgroup.events", lambda text: self.end_if_over(call)))
         if call not in self._live:  # over already
             self._forget(live)
         asyncio.get_running_loop().call_soon(self.prepare)
@@ -258,15 +226,37 @@ class Calls:
         if self._rose(live, "high", text, "high") | self._rose(live, "max", text, "max"):
             self._measure(call, live)
         if self._rose(live, "oom_kill", text, "oom_kill"):
-            live.record.deeds.append(Deed(self._now(), "killed by the kernel", "out of memory"))
-            self._step(ctl.KernelKilled(call))
+            self._killed(live)
+
+    def _killed(self, live: Live) -> None:
+        if not live.killed:
+            live.killed = True
+            self._deed(live, "killed by the kernel", "out of memory")
+            self._step(ctl.KernelKilled(live.record.call))
+
+    def news(self, event: Emptied | HintSeen | MemoryNews | Victim | Waited) -> None:
+        """What the kernel tells of a leaf: its end, a hint at a program's start, its memory."""
+        call = self.placement.call_in(event.cgroup)
+        if isinstance(event, HintSeen):
+            # The root starts its program before it is in its leaf.
+            call = call or self._tracker.call_of(event.pid)
+            if call is not None:
+                self._hints.append((call, event.text))
+        elif call is None or (live := self._live.get(call)) is None:
+            return
+        elif isinstance(event, MemoryNews):
+            self._measure(call, live)
+        elif isinstance(event, Victim):
+            self._killed(live)
+        elif isinstance(event, Emptied):
+            self.end_if_over(call)
 
     def _count(self, call: int, key: str, text: str | None, name: str, event: ctl.Event) -> None:
         live = self._live.get(call)
         if live is not None and text is not None and self._rose(live, key, text, name):
             self._step(event)
 
-    def _rose(self, live: _Live, key: str, text: str, name: str) -> bool:
+    def _rose(self, live: Live, key: str, text: str, name: str) -> bool:
         """Whether a counter of an events file is higher than last time."""
         count = next((int(line.split()[1]) for line in text.splitlines() if line.split()[0] == name), 0)
         rose = count > live.counts.get(key, 0)
@@ -284,7 +274,7 @@ class Calls:
                     usages[call] = cgroup.usage(live.leaf)
         self._step(ctl.BudgetCrossed(usages))
 
-    def _measure(self, call: int, live: _Live) -> None:
+    def _measure(self, call: int, live: Live) -> None:
         with contextlib.suppress(cgroup.CgroupError):
             if live.leaf is not None:
                 self._step(ctl.Measured(call, cgroup.usage(live.leaf)))
@@ -329,7 +319,7 @@ class Calls:
             self._deed(live, "stopped", action.why)
             self._spawn(self._deliver(stop_call, live, action.notice))
 
-    def _apply_limits(self, live: _Live, limits: Limits) -> None:
+    def _apply_limits(self, live: Live, limits: Limits) -> None:
         if live.leaf is None:
             return
         try:
@@ -340,7 +330,7 @@ class Calls:
                 self._log(f"call {live.record.call}: limits not set: {error}")
 
     async def _deliver(
-        self, way: Callable[[int, Path | None, ctl.Notice], Awaitable[bool]], live: _Live, notice: ctl.Notice
+        self, way: Callable[[int, Path | None, ctl.Notice], Awaitable[bool]], live: Live, notice: ctl.Notice
     ) -> None:
         """Tell or stop a call; say so in the log where nobody could be told."""
         if not await way(live.record.pid, live.leaf, notice):
@@ -369,15 +359,20 @@ class Calls:
         elif not self._ending:
             record.outlived_by = 0  # they ended with their root, a moment later
         if live.leaf is not None:
-            self._read_final(record, live.leaf)
+            self.placement.gone(live)
+            self._read_final(live, live.leaf)
             cgroup.remove(live.leaf)
         self._step(ctl.Ended(call))
 
-    def _forget(self, live: _Live) -> None:
+    def _forget(self, live: Live) -> None:
         while live.handles:
             self._watcher.forget(live.handles.pop())
 
-    def _read_final(self, record: CallRecord, leaf: Path) -> None:
+    def _read_final(self, live: Live, leaf: Path) -> None:
+        record = live.record
+        if counts := self._source.counts(leaf):
+            record.processes += counts.forks
+            record.stalled_s, record.waited_s = counts.stalled_s, counts.waited_s
         with contextlib.suppress(cgroup.CgroupError):
             record.memory_peak_bytes = int(cgroup.read(leaf, "memory.peak"))
             record.cpu_s = cgroup.read_table(leaf, "cpu.stat")["usage_usec"] / 1e6
@@ -387,6 +382,11 @@ class Calls:
         for call in list(self._live):
             self.end_if_over(call)
 
+    @property
+    def loops(self) -> list[Loop]:
+        """The retry loops found so far."""
+        return self._leftovers.found
+
     def leaves(self) -> dict[int, Path]:
         """The leaf of each live call."""
         return {call: live.leaf for call, live in self._live.items() if live.leaf is not None}
@@ -395,7 +395,9 @@ class Calls:
         """Whatever is still alive ends with the session: say so in its record."""
         self._ending = True
         for live in self._live.values():
-            self._deed(live, "ended with the session", f"{self._tracker.size(live.record.call)} processes were left")
+            self._deed(
+                live, "ended with the session", f"{len(cgroup.processes(live.leaf)) if live.leaf else 0} processes were left"
+            )
 
     async def close(self) -> None:
         """Finish what was begun to be told."""
@@ -404,7 +406,7 @@ class Calls:
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _deed(self, live: _Live, what: str, why: str) -> None:
+    def _deed(self, live: Live, what: str, why: str) -> None:
         live.record.deeds.append(Deed(self._now(), what, why))
         self._log(f"call {live.record.call}: {what} ({why})")
 

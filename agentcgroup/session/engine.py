@@ -16,6 +16,7 @@ import struct
 import tempfile
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,21 @@ from agentcgroup.session.layout import Layout
 from agentcgroup.session.places import end_session, release
 from agentcgroup.session.report import build_report
 from agentcgroup.session.watch import Watcher
-from agentcgroup.sources import Execed, Exited, Forked, Lost, ProcessEvent, Source
-from agentcgroup.sources.connector import Connector
+from agentcgroup.sources import (
+    Emptied,
+    Event,
+    Execed,
+    Exited,
+    Forked,
+    HeldOut,
+    HintSeen,
+    Lost,
+    MemoryNews,
+    Source,
+    Victim,
+    Waited,
+)
+from agentcgroup.sources.choice import Choice, open_source
 from agentcgroup.tracker import Tracker
 
 CONTROL_SOCKET = "control.sock"
@@ -39,6 +53,7 @@ _QUIET_S = 0.02
 """No event for this long after the agent's exit: what it did last has arrived."""
 _FRONT_PATIENCE_S = 1.0
 """The agent's end is seen by pidfd before the front says with which status; a front that is stopped is not waited for."""
+_LOOK_AGAIN_S = 0.5
 _LOG_LINES = 1000
 
 
@@ -53,6 +68,7 @@ class Plan:
     cpu_weight: int
     priority: str
     argv: tuple[str, ...]
+    events: Choice
     report: Path | None
     stub: int
     keeper: int
@@ -62,11 +78,11 @@ class Plan:
 class Engine:
     """Governs one session from the first process to the last."""
 
-    def __init__(self, plan: Plan, channel: socket.socket, source: Source) -> None:
+    def __init__(self, plan: Plan, channel: socket.socket, source: Source, source_words: str) -> None:
         self._plan = plan
-        self._source = source
+        self._source, self._source_words = source, source_words
         self._channel = channel
-        self._layout = Layout(plan.name)
+        self._layout = Layout(plan.name, source)
         self._tracker = Tracker(plan.policy, plan.stub)
         self._log_lines: deque[str] = deque(maxlen=_LOG_LINES)
         self._began = time.monotonic()
@@ -76,8 +92,22 @@ class Engine:
         self._agent_status: int | None = None
         self._agent_kills = 0
         self._last_event = 0.0
+        self._read_again_ns = 0
+        self._look_again: asyncio.TimerHandle | None = None
         self._calls: Calls
         self._stdio_of = plan.front
+        self._on: dict[type[Event], Callable[[Any], None]] = {
+            Forked: self._forked,
+            Execed: self._execed,
+            Exited: self._exited,
+            Emptied: self._of_calls,
+            HintSeen: self._of_calls,
+            MemoryNews: self._of_calls,
+            Victim: self._of_calls,
+            Waited: self._of_calls,
+            HeldOut: self._held_out,
+            Lost: self._events_lost,
+        }
 
     async def run(self) -> None:
         """Set the session up, govern it, end it.  Setup errors go to the front, which shows them."""
@@ -85,7 +115,9 @@ class Engine:
         watcher = Watcher()
         try:
             self._layout.create(plan.stub, plan.keeper, plan.budget, plan.cpu_weight, plan.policy.session.agent.cpu_weight)
-            self._calls = Calls(plan.policy, plan.budget, self._layout, self._tracker, watcher, self._log, self._began)
+            self._calls = Calls(
+                plan.policy, plan.budget, self._layout, self._tracker, self._source, watcher, self._log, self._began
+            )
             server = await asyncio.start_unix_server(self._serve, plan.folder / CONTROL_SOCKET, limit=_LONGEST_REQUEST)
             # Agents may run as other users; who asks is checked by process, not by file mode.
             (plan.folder / CONTROL_SOCKET).chmod(0o666)
@@ -118,31 +150,69 @@ class Engine:
     # Events
 
     def _drain(self) -> None:
+        self._take_in()
+        if self._source.sees_inside and self._look_again is None:
+            # What the kernel left out is noticed with the next record; the last ones have none after them.
+            self._look_again = asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._drain_again)
+
+    def _drain_again(self) -> None:
+        self._look_again = None
+        self._take_in()
+
+    def _take_in(self) -> None:
+        """Take in all events that wait; processes of calls are placed, and calls get what they need."""
         self._source.drain(self._deliver)
-        while self._calls.fetch():
+        while self._calls.placement.fetch():
             self._source.drain(self._deliver)
         self._calls.settle()
 
-    def _deliver(self, event: ProcessEvent) -> None:
-        tracker = self._tracker
-        if isinstance(event, Forked):
-            if (joined := tracker.forked(event.parent, event.child, event.at_ns)) is not None:
-                self._calls.join(joined)
-        elif isinstance(event, Execed):
-            if tracker.is_agent(event.pid):
-                self._agent_execed(event)
-            elif (call := tracker.call_of(event.pid)) is not None:
-                self._calls.execed(call, event.pid)
-        elif isinstance(event, Exited):
-            if (call := tracker.call_of(event.pid)) is not None or tracker.is_agent(event.pid):
-                self._last_event = time.monotonic()
-                if (ended := tracker.exited(event.pid, event.status, event.at_ns)) is not None:
-                    self._calls.root_exited(ended)
-                elif call is not None and not tracker.size(call):
-                    self._calls.end_if_over(call)
-        elif isinstance(event, Lost):
-            self._log("process events were lost: reading the session again")
-            asyncio.get_running_loop().call_soon(self._resync)
+    def _deliver(self, event: Event) -> None:
+        self._on[type(event)](event)
+
+    def _forked(self, event: Forked) -> None:
+        if event.at_ns < self._read_again_ns and self._tracker.knows(event.child):
+            return  # found already, and perhaps not where it was born
+        if self._source.sees_inside and not self._tracker.knows(event.parent):
+            self._find_place(event.parent)
+        if (joined := self._tracker.forked(event.parent, event.child, event.at_ns)) is not None:
+            self._calls.placement.join(joined)
+
+    def _execed(self, event: Execed) -> None:
+        if self._tracker.is_agent(event.pid):
+            self._agent_execed(event)
+        elif (call := self._tracker.call_of(event.pid)) is not None:
+            self._calls.execed(call, event.pid)
+        elif self._source.sees_inside and self._is_in_agent_domain(event.pid):
+            self._find_place(event.pid)
+        else:
+            self._source.let_go(event.pid)
+
+    def _exited(self, event: Exited) -> None:
+        call = self._tracker.call_of(event.pid)
+        if call is None and not self._tracker.is_agent(event.pid):
+            return
+        self._last_event = time.monotonic()
+        if (ended := self._tracker.exited(event.pid, event.status, event.at_ns)) is not None:
+            self._calls.root_exited(ended, event.ran_ns)
+        elif call is not None and not self._tracker.size(call):
+            self._calls.end_if_over(call)
+
+    def _is_in_agent_domain(self, pid: int) -> bool:
+        try:
+            return cgroup.of_process(pid) == self._layout.agent
+        except ProcessLookupError:
+            return False
+
+    def _of_calls(self, event: Emptied | HintSeen | MemoryNews | Victim | Waited) -> None:
+        self._calls.news(event)
+
+    def _held_out(self, event: HeldOut) -> None:
+        self._log(f"process {event.pid} was not placed within {event.held_s * 1000:.0f} ms, and started anyway")
+        self._catch_up(event.pid)
+
+    def _events_lost(self, _: Lost) -> None:
+        self._log("process events were lost: reading the session again")
+        asyncio.get_running_loop().call_soon(self._resync)
 
     def _agent_execed(self, event: Execed) -> None:
         facts = process.facts(event.pid, self._stdio_of)
@@ -150,7 +220,9 @@ class Engine:
         begun = self._tracker.execed(event.pid, facts, event.at_ns)
         if begun is not None:
             self._calls.begin(begun)
-        elif len(self._tracker.launched) > before:
+            return
+        self._source.let_go(event.pid)
+        if len(self._tracker.launched) > before:
             taken = self._tracker.launched[-1]
             self._log(f"process {taken.pid} taken for the agent: {taken.verdict.why}")
 
@@ -160,17 +232,19 @@ class Engine:
         for call, leaf in self._calls.leaves().items():
             for pid in cgroup.processes(leaf):
                 seen.add(pid)
-                if self._tracker.call_of(pid) != call:
+                if not self._source.sees_inside and self._tracker.call_of(pid) != call:
                     self._tracker.adopt(pid, call)
         for pid in sorted(cgroup.processes(self._layout.agent)):
             seen.add(pid)
             if not self._tracker.knows(pid):
                 self._find_place(pid)
             elif (late := self._tracker.call_of(pid)) is not None:
-                self._calls.misplaced(late, pid)
-        now = time.monotonic_ns()
+                self._calls.placement.misplaced(late, pid)
+            else:
+                self._catch_up(pid)
+        self._read_again_ns = time.monotonic_ns()
         for pid in self._tracker.known_pids() - seen:
-            if process.parent(pid) is None and (ended := self._tracker.exited(pid, 0, now)) is not None:
+            if process.parent(pid) is None and (ended := self._tracker.exited(pid, 0, self._read_again_ns)) is not None:
                 self._calls.root_exited(ended)
         self._drain()
         self._calls.check_all()
@@ -184,10 +258,19 @@ class Engine:
         parent = ancestor or self._plan.stub
         joined = self._tracker.forked(parent, pid, now)
         if joined is not None:
-            self._calls.join(joined)
-            self._calls.misplaced(joined.call, pid)
-        elif self._tracker.agent_argv(pid) != process.command_line(pid):
-            self._agent_execed(Execed(pid, now))
+            self._calls.placement.join(joined)
+            self._calls.placement.misplaced(joined.call, pid)
+        else:
+            self._catch_up(pid)
+
+    def _catch_up(self, pid: int) -> None:
+        """A process of the agent domain may have started a program that no event told of."""
+        program, line = self._tracker.program_of(pid), process.command_line(pid)
+        if program is None or not line or line == program.argv:
+            return
+        # What was forked off a program that renamed itself looks new, and isn't.
+        if program.pid == pid or line != process.command_line(program.pid):
+            self._agent_execed(Execed(pid, time.monotonic_ns()))
 
     def _agent_memory_event(self, text: str | None) -> None:
         kills = next((int(line.split()[1]) for line in (text or "").splitlines() if line.startswith("oom_kill ")), 0)
@@ -230,11 +313,22 @@ class Engine:
             raise ValueError('the request is not understood: {"op": "call"} is')
         self._drain()
         if not self._tracker.knows(pid):
-            raise ValueError(f"process {pid} does not belong to this session")
+            self._adopt_by_leaf(pid)
         if not self._tracker.is_root(pid):
+            self._source.watch_exit(pid)
             self._calls.begin(self._tracker.declare(pid, time.monotonic_ns()))
         leaf = self._calls.await_command(self._tracker.call_of(pid) or 0)
         return {"leaf": leaf.name if leaf else ""}
+
+    def _adopt_by_leaf(self, pid: int) -> None:
+        """Births inside a leaf are not told by every source; where the process is says whose it is."""
+        try:
+            call = self._calls.placement.call_in(cgroup.number(cgroup.of_process(pid)))
+        except (ProcessLookupError, cgroup.CgroupError):
+            call = None
+        if call is None:
+            raise ValueError(f"process {pid} does not belong to this session")
+        self._tracker.adopt(pid, call)
 
     # The end
 
@@ -275,8 +369,8 @@ class Engine:
         plan = self._plan
         report = build_report(
             plan.name, plan.argv, plan.priority, plan.budget, self._began_at, time.monotonic() - self._began,
-            self._agent_status, agent_peak, self._agent_kills, self._source.name, self._tracker.launched,
-            self._calls.records, list(self._log_lines),
+            self._agent_status, agent_peak, self._agent_kills, self._source_words, self._source.figures(), self._tracker.launched,
+            self._calls.records, self._calls.loops, list(self._log_lines),
         )  # fmt: skip
         text = json.dumps(report)
         if plan.report is not None:
@@ -302,13 +396,13 @@ class Engine:
 def govern(plan: Plan, channel: socket.socket) -> None:
     """Govern the planned session; ``channel`` leads to the front."""
     try:
-        source = Connector()
+        source, words = open_source(plan.policy.monitor, plan.events)
     except AgentCgroupError as error:
         _give_up(plan, channel, error)
         return
 
     async def run() -> None:
-        await Engine(plan, channel, source).run()
+        await Engine(plan, channel, source, words).run()
 
     try:
         asyncio.run(run())

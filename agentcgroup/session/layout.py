@@ -14,6 +14,7 @@ from agentcgroup import cgroup, systemd
 from agentcgroup.classify import Budget
 from agentcgroup.model import Limits
 from agentcgroup.session.places import AGENT, KEEPER, TOOLS, session_cgroup
+from agentcgroup.sources import Source
 
 _TOOLS_CPU_WEIGHT = 100
 _SPARES = 3
@@ -23,8 +24,9 @@ _SPARES = 3
 class Layout:
     """The cgroups of one session."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, source: Source) -> None:
         self.name = name
+        self._source = source
         self.top = session_cgroup(name)
         self.agent = self.top / AGENT
         self.tools = self.top / TOOLS
@@ -45,6 +47,7 @@ class Layout:
             cgroup.write(self.top, "cpu.weight", cpu_weight)
         for part in (self.agent, self.tools, self._keeper):
             cgroup.create(part)
+        self._source.watch_agent(self.agent)
         cgroup.add(self.agent, stub)
         cgroup.add(self._keeper, keeper)
         cgroup.enable_controllers(self.tools, self.top)
@@ -62,6 +65,12 @@ class Layout:
             self._spares.remove(leaf)
         else:
             self._make(leaf)
+        return leaf
+
+    def renew_leaf(self, leaf: Path) -> Path:
+        """Make a leaf again that is gone."""
+        self._given.pop(leaf, None)
+        self._make(leaf)
         return leaf
 
     def given(self, leaf: Path) -> Limits | None:
@@ -93,5 +102,6 @@ class Layout:
     def _make(self, leaf: Path) -> None:
         if not leaf.exists():
             cgroup.create(leaf)
+            self._source.watch_call(leaf)
         # A command is several processes: half of it killed is of no use to anyone.
         cgroup.write(leaf, "memory.oom.group", 1)

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from agentcgroup.boundary import AgentProcess
 from agentcgroup.classify import Budget
 from agentcgroup.command import display
+from agentcgroup.loops import Loop
 from agentcgroup.model import CallRecord
 from agentcgroup.units import format_duration, format_size
 
@@ -20,8 +21,8 @@ SCHEMA = 1
 
 def build_report(
     name: str, argv: Sequence[str], priority: str, budget: Budget, began_at: float, duration_s: float,
-    agent_status: int | None, agent_peak: int | None, agent_kills: int, source: str,
-    launched: Sequence[AgentProcess], records: Sequence[CallRecord], log: Sequence[str],
+    agent_status: int | None, agent_peak: int | None, agent_kills: int, source: str, source_figures: dict[str, float],
+    launched: Sequence[AgentProcess], records: Sequence[CallRecord], loops: Sequence[Loop], log: Sequence[str],
 ) -> dict[str, Any]:  # fmt: skip
     """Everything about a session as JSON-able data.  Sizes in bytes, times in seconds; ``started`` since the epoch."""
     return {
@@ -31,6 +32,7 @@ def build_report(
         "priority": priority,
         "kernel": os.uname().release,
         "source": source,
+        "source_figures": source_figures,
         "started": began_at,
         "duration_s": duration_s,
         "budget": dataclasses.asdict(budget),
@@ -50,6 +52,7 @@ def build_report(
             ],
         },
         "calls": [_call(record) for record in records],
+        "loops": [dataclasses.asdict(loop) for loop in loops],
         "log": list(log),
     }
 
@@ -111,9 +114,19 @@ def print_summary(report: dict[str, Any], out: TextIO) -> None:
         console.print(
             Text(f"agent: peak {format_size(agent['memory_peak_bytes'])} of its cap {format_size(budget['agent_max'])}")
         )
+    for loop in report["loops"]:
+        left = f"left {format_size(loop['left_bytes'])} behind, {format_size(loop['reclaimed_bytes'])} reclaimed"
+        console.print(
+            Text(
+                f"loop: {len(loop['calls'])} times {_cut(loop['command'], 60)} (calls {loop['calls'][0]}-{loop['calls'][-1]}), {left}"
+            )
+        )
     for line in report["log"]:
-        if "ignored" in line or "lost" in line or "not placed" in line or "could not" in line:
+        if "ignored" in line or "not placed:" in line or "could not" in line:
             console.print(Text(f"note: {line.strip()}"))
+    for words, meaning in _COUNTED_NOTES.items():
+        if times := sum(words in line for line in report["log"]):
+            console.print(Text(f"note: {meaning} ({times} times)"))
     if agent["out_of_memory_kills"]:
         console.print(Text(
             f"agentcgroup: the agent itself reached its memory cap of {format_size(budget['agent_max'])} and the kernel killed"
@@ -121,6 +134,11 @@ def print_summary(report: dict[str, Any], out: TextIO) -> None:
             "  raise session.agent.memory_max in a policy, or the session's --memory, if the agent needs more"))  # fmt: skip
 
 
+_COUNTED_NOTES = {
+    "events were lost": "process events were lost, and what they told read from the session itself",
+    "was not placed within": "a program started before it was in its leaf",
+}
+"""What is logged each time it happens, and how the summary says it once."""
 _OTHER_COLUMNS = 90
 """Characters that the columns beside the command want."""
 

@@ -12,6 +12,7 @@ from agentcgroup.errors import AgentCgroupError
 from agentcgroup.model import Priority
 from agentcgroup.policy import Policy, load_policy
 from agentcgroup.session import places
+from agentcgroup.sources.choice import Choice
 from agentcgroup.units import format_size, parse_size
 
 
@@ -25,6 +26,7 @@ class Options:
     memory: str | None = None
     cpu_weight: int | None = None
     policy: Path | None = None
+    events: Choice = "auto"
     report: Path | None = None
 
 
@@ -49,7 +51,7 @@ def start(options: Options) -> int:
     name = options.name or _free_name(options.argv)
     folder, lock = places.claim(name)
     plan = Plan(name, folder, policy, budget, options.cpu_weight or policy.session.cpu_weight[priority], priority,
-                options.argv, report, stub=0, keeper=0, front=0)  # fmt: skip
+                options.argv, options.events, report, stub=0, keeper=0, front=0)  # fmt: skip
     return end_like(run_session(plan, lock))
 
 

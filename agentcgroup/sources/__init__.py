@@ -1,11 +1,14 @@
 """Where process events come from, and what they are.
 
 A source delivers fork, exec and exit of processes (threads are left out) in the order in which the
-kernel saw them for each process.  All sources share these three events, and ``Lost``.
+kernel saw them for each process.  Every source tells these three, and ``Lost``; the BPF monitor tells
+more, and leaves out the births and ends of processes that nobody waits for.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 
 class Forked(NamedTuple):
@@ -24,30 +27,117 @@ class Execed(NamedTuple):
 
 
 class Exited(NamedTuple):
-    """A process ended; ``status`` as wait(2) encodes it."""
+    """A process ended; ``status`` as wait(2) encodes it; ``ran_ns``: its time on processors, where the source knows."""
 
     pid: int
     status: int
     at_ns: int
+    ran_ns: int | None = None
 
 
 class Lost(NamedTuple):
     """Events were dropped: what is known of processes has to be read again."""
 
 
-ProcessEvent = Forked | Execed | Exited | Lost
+class HintSeen(NamedTuple):
+    """A program was started with this hint in its environment, in this cgroup."""
+
+    cgroup: int
+    pid: int
+    text: str
 
 
-class Source(Protocol):
-    """A stream of process events on a file descriptor."""
+class Emptied(NamedTuple):
+    """The last process of a cgroup ended.  Cgroups are named by their id: the inode number of their folder."""
+
+    cgroup: int
+
+
+class MemoryNews(NamedTuple):
+    """A cgroup's memory is worth a look: it grew fast, or met one of its limits."""
+
+    cgroup: int
+    what: Literal["growth", "over", "full", "oom"]
+    at_ns: int
+
+
+class Victim(NamedTuple):
+    """The kernel chose a process of the cgroup to die of a lack of memory."""
+
+    cgroup: int
+    pid: int
+
+
+class Waited(NamedTuple):
+    """Processes of a cgroup waited this long, since the last such event, for memory or for a processor."""
+
+    cgroup: int
+    resource: Literal["memory", "cpu"]
+    time_s: float
+
+
+class HeldOut(NamedTuple):
+    """A program was not placed within the time it may be held, and started anyway."""
+
+    pid: int
+    held_s: float
+
+
+Event = Forked | Execed | Exited | Lost | HintSeen | Emptied | MemoryNews | Victim | Waited | HeldOut
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the kernel counted in a cgroup: processes born, time waited for memory and for a processor, events left out.
+
+    Since 7.0 a hook that is preempted is left out for what comes in between, so these are lower bounds there.
+    """
+
+    forks: int
+    stalled_s: float
+    waited_s: float
+    folded: int
+
+
+class Source:
+    """A stream of events on a file descriptor.
+
+    The defaults are those of a source that tells of every process of the machine and of nothing else.
+    """
 
     name: str
+    sees_inside = False
+    """Whether it tells hints and the end of a leaf, instead of every process that is born and ends in it."""
+    sees_memory = False
+    """Whether it tells of a leaf's memory; else the leaf's files have to be watched."""
 
     def fileno(self) -> int:
         """Readable when events wait."""
+        raise NotImplementedError
 
-    def drain(self, deliver: Callable[[ProcessEvent], None]) -> None:
+    def drain(self, deliver: Callable[[Event], None]) -> None:
         """Deliver the events that wait now, without blocking."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Stop the stream."""
+        raise NotImplementedError
+
+    def watch_agent(self, cgroup: Path) -> None:
+        """The programs that start in this cgroup are tool calls, or the agent's own."""
+
+    def watch_call(self, cgroup: Path) -> None:
+        """This cgroup is a tool call's leaf."""
+
+    def watch_exit(self, pid: int) -> None:
+        """The end of this process is of interest, too."""
+
+    def let_go(self, pid: int) -> None:
+        """The program that this process started is the agent's own: don't hold it."""
+
+    def counts(self, cgroup: Path) -> Counts | None:
+        """What was counted in a watched cgroup; None where nothing is counted."""
+
+    def figures(self) -> dict[str, float]:
+        """How well the stream does: for the report."""
+        return {}

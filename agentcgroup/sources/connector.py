@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 
 from agentcgroup.errors import AgentCgroupError, errno_words
-from agentcgroup.sources import Execed, Exited, Forked, Lost, ProcessEvent
+from agentcgroup.sources import Event, Execed, Exited, Forked, Lost, Source
 
 _FORK, _EXEC, _EXIT = 0x1, 0x2, 0x80000000
 # struct nlmsghdr (16 bytes), struct cn_msg (20), struct proc_event: what, cpu, timestamp_ns, then
@@ -28,7 +28,7 @@ _BATCH = 512
 _SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33
 
 
-class Connector:
+class Connector(Source):
     """The process connector of this machine.  Needs CAP_NET_ADMIN in the initial namespaces."""
 
     name = "process connector"
@@ -54,7 +54,7 @@ class Connector:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def drain(self, deliver: Callable[[ProcessEvent], None]) -> None:
+    def drain(self, deliver: Callable[[Event], None]) -> None:
         for _ in range(_BATCH):
             try:
                 message = self._socket.recv(4096)

@@ -26,6 +26,7 @@ PY
   chmod +x "$VENV/bin/agentcgroup"
   touch "$VENV/done"
 fi
+scripts/bpf
 # The work tree itself, not a copy of it; several trees may share the environment, so the latest counts.
 pwd >"$(echo "$VENV"/lib/python3*/site-packages)/agentcgroup-tree.pth"
 export PATH="$VENV/bin:$PATH"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from agentcgroup.errors import AgentCgroupError
-from agentcgroup.sources import Execed, Exited, Forked, Lost, ProcessEvent, connector
+from agentcgroup.sources import Event, Execed, Exited, Forked, Lost, connector
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def source() -> Iterator[connector.Connector]:
     opened.close()
 
 
-def drained(source: connector.Connector) -> list[ProcessEvent]:
-    events: list[ProcessEvent] = []
+def drained(source: connector.Connector) -> list[Event]:
+    events: list[Event] = []
     time.sleep(0.05)
     for _ in range(200):
         source.drain(events.append)

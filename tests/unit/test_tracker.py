@@ -110,3 +110,18 @@ def test_every_process_is_in_exactly_one_place_and_sizes_add_up(events: list[tup
     assert all(tracker.is_agent(pid) != (tracker.call_of(pid) is not None) for pid in alive)
     for number in range(1, tracker.next_call):
         assert tracker.size(number) == sum(1 for pid in alive if tracker.call_of(pid) == number)
+
+
+def test_what_a_root_forked_before_its_begin_was_known_belongs_to_its_call() -> None:
+    tracker = Tracker(POLICY, 100)
+    tracker.forked(100, 200, 1)
+    tracker.forked(200, 201, 2)
+    tracker.forked(201, 202, 3)
+    tracker.forked(100, 300, 4)
+    assert tracker.exited(201, 0, 5) is None
+    begun = tracker.execed(200, None, 6)
+    assert begun is not None
+    assert begun.early == (202,)
+    assert [tracker.call_of(pid) for pid in (200, 202, 300)] == [1, 1, None]
+    assert tracker.is_agent(300)
+    assert tracker.forked(202, 203, 7) == Join(1, 203, 7)

@@ -34,3 +34,9 @@ def hog(tmp_path_factory: pytest.TempPathFactory) -> str:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Path of the program that forks a tree of daemons."""
     return _compile("tree", tmp_path_factory.mktemp("tree"))
+
+
+@pytest.fixture(scope="session")
+def bomb(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of the program that forks as fast as it can."""
+    return _compile("bomb", tmp_path_factory.mktemp("bomb"))

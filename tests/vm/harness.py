@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,12 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from agentcgroup.session.places import RUN, SESSIONS
 
 AGENTS = Path(__file__).parent.parent / "agents"
 SLICE = Path("/sys/fs/cgroup/agentcgroup.slice")
 TRIES = int(os.environ.get("AGENTCGROUP_TRIES") or 0)
 """How often the tests that repeat themselves do so; 0: their own, quick number."""
+
+EVENTS = pytest.mark.parametrize("events", ["bpf", "connector"])
+"""For tests whose result must not depend on where events come from."""
 
 
 @dataclass
@@ -77,6 +83,36 @@ def assert_nothing_left() -> None:
         time.sleep(0.1)
     assert list(SLICE.glob("agentcgroup-*")) == []
     assert list(RUN.glob("sessions/*")) == []
+
+
+def wait_for(path: Path, seconds: float = 60) -> None:
+    """Wait until a file or folder is there."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.05)
+
+
+def own_processes(run: int) -> list[int]:
+    """The processes that run forked for itself: the governor, and what holds the session's cgroup open."""
+    children = Path(f"/proc/{run}/task/{run}/children")
+    found = []
+    for pid in map(int, children.read_text().split()) if children.exists() else []:
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if b"agentcgroup" in line and "agentcgroup.slice" not in Path(f"/proc/{pid}/cgroup").read_text():
+            found.append(pid)
+    return found
+
+
+def governor(run: int) -> int:
+    """The governing process of a run."""
+    (found,) = (pid for pid in own_processes(run) if os.getsid(pid) == pid)
+    return found
+
+
+def kill_all(pids: list[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
 
 
 @dataclass

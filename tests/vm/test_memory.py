@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.harness import TRIES, assert_nothing_left, command, policy, script, session
+from tests.vm.harness import EVENTS, TRIES, assert_nothing_left, command, policy, script, session
 
 SMALL = "default: {memory: 64M}\n"
 
@@ -34,12 +34,15 @@ def test_the_hungry_call_is_stopped_alone_with_an_explanation_every_time(kind: s
     assert_nothing_left()
 
 
-def test_a_hint_inside_the_command_text_raises_the_limit_of_a_call_that_fails_without_it(hog: str, tmp_path: Path) -> None:
+@EVENTS
+def test_a_hint_inside_the_command_text_raises_the_limit_of_a_call_that_fails_without_it(
+    events: str, hog: str, tmp_path: Path
+) -> None:
     plain, hinted = f"{hog} 150; true", f"cd /; AGENT_RESOURCE_HINT=memory:high {hog} 150; true"
     exported = f"export AGENT_RESOURCE_HINT=memory:200m; {hog} 150"
     absurd = f"AGENT_RESOURCE_HINT=memory:lots,cpu:low {hog} 20; true"
     calls = [{"command": text} for text in (plain, hinted, exported, absurd)]
-    done, said = script(tmp_path, calls, "--memory", "1G", "--policy", str(policy(tmp_path, SMALL)))
+    done, said = script(tmp_path, calls, "--events", events, "--memory", "1G", "--policy", str(policy(tmp_path, SMALL)))
     assert [call["returncode"] for call in said] == [-9, 0, 0, 0]
     assert said[1]["stdout"] == "had 150\n"
     assert done.calls[1]["limits"]["memory_high_bytes"] == done.report["budget"]["tools_high"]
@@ -75,10 +78,19 @@ def test_page_cache_at_the_limit_stops_nobody(tmp_path: Path) -> None:
     assert done.calls[0]["deeds"] == []
 
 
-def test_several_calls_that_do_not_fit_together_cost_one_of_them(hog: str, tmp_path: Path) -> None:
+@EVENTS
+def test_several_calls_that_do_not_fit_together_cost_one_of_them(events: str, hog: str, tmp_path: Path) -> None:
     calls = [{"command": f"sleep {wait}; {hog} {size} 4"} for wait, size in ((0, 250), (1, 320))]
     done, said = script(
-        tmp_path, calls, "--memory", "640M", "--policy", str(policy(tmp_path, "default: {memory: 100%}\n")), parallel=2
+        tmp_path,
+        calls,
+        "--events",
+        events,
+        "--memory",
+        "640M",
+        "--policy",
+        str(policy(tmp_path, "default: {memory: 100%}\n")),
+        parallel=2,
     )
     assert sorted(call["returncode"] for call in said) == [-9, 0]
     victim = next(call for call in said if call["returncode"])
@@ -97,7 +109,8 @@ def test_a_leaking_agent_is_stopped_at_its_own_cap_with_a_message_and_its_neighb
     assert_nothing_left()
 
 
-def test_limits_on_time_and_processes_are_explained(tmp_path: Path) -> None:
+@EVENTS
+def test_limits_on_time_and_processes_are_explained(events: str, tmp_path: Path) -> None:
     text = "classes:\n  - {name: slow, programs: [sleep], limits: {time: 1s}}\n  - {name: many, programs: [python3], limits: {processes: 6}}\n"
     storm = "python3 -c 'import os, time\nfor _ in range(20):\n  try:\n    if os.fork() == 0: time.sleep(0.5); os._exit(0)\n  except OSError: pass'"
     calls = [
@@ -105,7 +118,7 @@ def test_limits_on_time_and_processes_are_explained(tmp_path: Path) -> None:
         {"command": storm},
         {"command": "AGENT_RESOURCE_HINT=timeout:1500ms sh -c 'while :; do :; done'"},
     ]
-    _, said = script(tmp_path, calls, "--policy", str(policy(tmp_path, text)))
+    _, said = script(tmp_path, calls, "--events", events, "--policy", str(policy(tmp_path, text)))
     assert said[0]["returncode"] == -9
     assert "its limit is 1.00 s" in said[0]["stderr"]
     assert said[1]["returncode"] == 0
@@ -114,9 +127,10 @@ def test_limits_on_time_and_processes_are_explained(tmp_path: Path) -> None:
     assert "its limit is 1.50 s" in said[2]["stderr"]
 
 
-def test_tool_calls_are_the_kernels_victims_before_the_agent(tmp_path: Path) -> None:
+@EVENTS
+def test_tool_calls_are_the_kernels_victims_before_the_agent(events: str, tmp_path: Path) -> None:
     calls = [{"command": "sleep 0.3; cat /proc/self/oom_score_adj"}]
     agent_score = int(Path("/proc/self/oom_score_adj").read_text())
-    _, said = script(tmp_path, calls)
+    _, said = script(tmp_path, calls, "--events", events)
     assert said[0]["stdout"] == "1000\n"
     assert agent_score < 1000

@@ -14,7 +14,17 @@ import pytest
 
 from agentcgroup import cgroup
 from agentcgroup.session.places import SESSIONS
-from tests.vm.harness import SLICE, TRIES, assert_nothing_left, command, session
+from tests.vm.harness import (
+    SLICE,
+    TRIES,
+    assert_nothing_left,
+    command,
+    governor,
+    kill_all,
+    own_processes,
+    session,
+    wait_for,
+)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +88,7 @@ def test_two_sessions_side_by_side_do_not_know_each_other(tmp_path: Path) -> Non
     first = subprocess.Popen(
         command("--name", "one", "--memory", "512M", agent=["sleep", "14"]), stderr=subprocess.PIPE, text=True
     )
-    _wait_for(SLICE / "agentcgroup-one.scope/agent")
+    wait_for(SLICE / "agentcgroup-one.scope/agent")
     taken = subprocess.run(command("--name", "one", agent=["true"]), capture_output=True, text=True)
     assert (taken.returncode, "is taken" in taken.stderr) == (2, True)
     second = session(tmp_path, "--name", "two", "--memory", "300M", "--priority", "high", "--cpu-weight", "321",
@@ -212,7 +222,7 @@ import subprocess
 for number in range(4):
     subprocess.run("{hog} 300; sleep 0.1; setsid sleep 3 &", shell=True, capture_output=False, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 """
-    for number in range(TRIES or 6):
+    for number in range(TRIES or 4):
         # One in four times the governing process dies with it.
         both = number % 4 == 3
         run = subprocess.Popen(
@@ -220,7 +230,7 @@ for number in range(4):
         )
         time.sleep(chosen.uniform(0.2, 9))
         if both:
-            _kill_tree_of_python(run.pid)
+            kill_all(own_processes(run.pid))
         run.kill()
         run.wait()
         deadline = time.monotonic() + 3
@@ -244,11 +254,11 @@ def test_the_session_outlives_a_killed_run_and_cleans_up_after_itself(tmp_path: 
     run = subprocess.Popen(
         command("--name", "orphan", "--report", str(report), agent=[sys.executable, "-c", agent]), stderr=subprocess.DEVNULL
     )
-    _wait_for(SLICE / "agentcgroup-orphan.scope/tools")
+    wait_for(SLICE / "agentcgroup-orphan.scope/tools")
     time.sleep(1)
     run.kill()
     run.wait()
-    _wait_for(report, 30)
+    wait_for(report, 30)
     assert "/tools/tool-1" in mark.read_text()
     assert json.loads(report.read_text())["calls"][0]["leaf"] == "tool-1"
     assert_nothing_left()
@@ -258,9 +268,9 @@ def test_when_the_governor_dies_the_agent_goes_on_unbraked_and_run_says_so(tmp_p
     agent = [sys.executable, "-c", "import time; time.sleep(4); print('done')"]
     run = subprocess.Popen(command("--name", "headless", agent=agent), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     place = SLICE / "agentcgroup-headless.scope"
-    _wait_for(place / "tools/tool-1")
+    wait_for(place / "tools/tool-1")
     time.sleep(1)
-    _kill_tree_of_python(run.pid, only_engine=True)
+    os.kill(governor(run.pid), signal.SIGKILL)
     time.sleep(0.5)
     assert cgroup.read(place / "agent", "memory.max") == "max"
     out, err = run.communicate(timeout=60)
@@ -273,10 +283,10 @@ def test_when_the_governor_dies_the_agent_goes_on_unbraked_and_run_says_so(tmp_p
 def test_cleanup_leaves_a_live_session_and_an_orphaned_agent_alone() -> None:
     run = subprocess.Popen(command("--name", "alive", agent=["sleep", "60"]), stderr=subprocess.DEVNULL)
     place = SLICE / "agentcgroup-alive.scope"
-    _wait_for(place / "tools/tool-1")
+    wait_for(place / "tools/tool-1")
     quiet = subprocess.run([sys.executable, "-m", "agentcgroup", "cleanup"], capture_output=True, text=True, check=True)
     assert "nothing to clean up" in quiet.stderr
-    _kill_tree_of_python(run.pid)
+    kill_all(own_processes(run.pid))
     run.kill()
     run.wait()
     said = subprocess.run([sys.executable, "-m", "agentcgroup", "cleanup"], capture_output=True, text=True, check=True)
@@ -292,7 +302,7 @@ def test_the_control_socket_serves_only_members_of_the_session(tmp_path: Path) -
 
     run = subprocess.Popen(command("--name", "guarded", agent=["sleep", "6"]), stderr=subprocess.DEVNULL)
     place = SESSIONS / "guarded/control.sock"
-    _wait_for(place)
+    wait_for(place)
     for request, words in (
         (b'{"op": "call"}\n', "does not belong"),
         (b"{}\n", "not understood"),
@@ -317,13 +327,6 @@ def test_doctor_finds_this_host_fit_and_names_what_is_missing() -> None:
     assert all(one["do"] for one in found.values() if not one["ok"])
 
 
-def _wait_for(path: Path, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.05)
-
-
 def _frozen() -> list[Path]:
     frozen = []
     for part in SLICE.rglob("cgroup.freeze"):
@@ -333,13 +336,3 @@ def _frozen() -> list[Path]:
         except OSError:
             continue
     return frozen
-
-
-def _kill_tree_of_python(run: int, only_engine: bool = False) -> None:
-    """Kill the processes that run forked for itself (the governor, and with it the keeper's reason to stay)."""
-    children = Path(f"/proc/{run}/task/{run}/children")
-    for pid in map(int, children.read_text().split()) if children.exists() else []:
-        line = Path(f"/proc/{pid}/cmdline").read_bytes()
-        where = Path(f"/proc/{pid}/cgroup").read_text()
-        if b"agentcgroup" in line and "agentcgroup.slice" not in where and (not only_engine or os.getsid(pid) == pid):
-            os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,292 @@
+"""libbpf, as far as it is used here: objects, programs, maps, the ring buffer.  Through ctypes.
+
+bcc's library handle reaches the same functions, but costs 65 MB and a quarter of a second because it
+brings LLVM along; so it is only asked where libbpf isn't a library of its own.
+"""
+
+import ctypes
+import errno
+import importlib
+import mmap
+import os
+import sys
+from collections.abc import Callable
+from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from agentcgroup.errors import AgentCgroupError, errno_words
+
+_PRINT = CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
+_SAMPLE = CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
+_FUNC = 12
+"""BTF_KIND_FUNC"""
+_TYPEDEF = 8
+"""BTF_KIND_TYPEDEF"""
+_MISSES_AT = 208
+"""Offset of recursion_misses in struct bpf_prog_info (since 5.12)."""
+_ANY, _EXISTING = 0, 2
+"""BPF_ANY, BPF_EXIST"""
+_LONGEST_LINE = 1 << 20
+
+_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "libbpf_set_print": (c_void_p, [_PRINT]),
+    "bpf_object__open_file": (c_void_p, [c_char_p, c_void_p]),
+    "bpf_object__close": (None, [c_void_p]),
+    "bpf_object__load": (c_int, [c_void_p]),
+    "bpf_object__next_program": (c_void_p, [c_void_p, c_void_p]),
+    "bpf_object__find_map_by_name": (c_void_p, [c_void_p, c_char_p]),
+    "bpf_program__name": (c_char_p, [c_void_p]),
+    "bpf_program__section_name": (c_char_p, [c_void_p]),
+    "bpf_program__set_autoload": (c_int, [c_void_p, ctypes.c_bool]),
+    "bpf_program__autoload": (ctypes.c_bool, [c_void_p]),
+    "bpf_program__attach": (c_void_p, [c_void_p]),
+    "bpf_program__fd": (c_int, [c_void_p]),
+    "bpf_obj_get_info_by_fd": (c_int, [c_int, c_void_p, POINTER(c_uint)]),
+    "bpf_link__destroy": (c_int, [c_void_p]),
+    "bpf_map__fd": (c_int, [c_void_p]),
+    "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint]),
+    "bpf_map__initial_value": (c_void_p, [c_void_p, POINTER(c_size_t)]),
+    "bpf_map_update_elem": (c_int, [c_int, c_void_p, c_void_p, c_ulonglong]),
+    "bpf_map_lookup_elem": (c_int, [c_int, c_void_p, c_void_p]),
+    "ring_buffer__new": (c_void_p, [c_int, _SAMPLE, c_void_p, c_void_p]),
+    "ring_buffer__epoll_fd": (c_int, [c_void_p]),
+    "ring_buffer__consume": (c_int, [c_void_p]),
+    "ring_buffer__free": (None, [c_void_p]),
+    "btf__load_vmlinux_btf": (c_void_p, []),
+    "btf__find_by_name_kind": (c_int, [c_void_p, c_char_p, c_uint]),
+    "btf__free": (None, [c_void_p]),
+    "libbpf_version_string": (c_char_p, []),
+}
+
+
+class BpfError(AgentCgroupError):
+    """BPF can't be used here; the message says which step failed, and what libbpf said."""
+
+
+@lru_cache(maxsize=1)
+def library() -> Any:
+    """The library's handle, signatures set."""
+    try:
+        handle: Any = ctypes.CDLL("libbpf.so.1", use_errno=True)
+    except OSError:
+        try:
+            handle = importlib.import_module("bcc.libbcc").lib
+        except (ImportError, OSError):
+            raise BpfError("libbpf is not installed", "neither libbpf.so.1 nor bcc was found",
+                           "install libbpf1 or python3-bpfcc") from None  # fmt: skip
+    try:
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(handle, name)
+            function.restype, function.argtypes = result, arguments
+    except AttributeError as error:
+        raise BpfError("libbpf is too old", str(error), "install libbpf 1.0 or later") from None
+    return handle
+
+
+def version() -> str:
+    """libbpf's version, e.g. ``1.5``."""
+    return str(library().libbpf_version_string().decode()).lstrip("v")
+
+
+class Object:
+    """A compiled BPF object: open, prepare, load, attach.  Closing it (or dying) detaches everything."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises BpfError when the file isn't there or is no BPF object."""
+        self._lib = library()
+        self._said: list[str] = []
+        self._print = _PRINT(self._heard)
+        self._lib.libbpf_set_print(self._print)
+        self._links: list[int] = []
+        self._object = self._lib.bpf_object__open_file(os.fsencode(path), None)
+        if not self._object:
+            raise BpfError(f"BPF object {path} can't be opened", errno_words(OSError(ctypes.get_errno(), "")),
+                           "build it: scripts/bpf")  # fmt: skip
+        self.left_out: dict[str, str] = {}
+        """Programs that were not loaded, each with its section: the kernel lacks what they attach to."""
+
+    def _heard(self, level: int, form: bytes, arguments: Any) -> int:
+        if level == 0:
+            # A va_list is passed as a pointer on x86-64 and arm64, and only libc can read it.
+            line = ctypes.create_string_buffer(_LONGEST_LINE)
+            ctypes.CDLL(None).vsnprintf(line, len(line), form, c_void_p(arguments))
+            self._said.append(line.value.decode(errors="replace").strip())
+        return 0
+
+    def programs(self) -> dict[str, tuple[int, str]]:
+        """Name, handle and section of each program."""
+        found, program = {}, self._lib.bpf_object__next_program(self._object, None)
+        while program:
+            found[self._lib.bpf_program__name(program).decode()] = program, self._lib.bpf_program__section_name(program).decode()
+            program = self._lib.bpf_object__next_program(self._object, program)
+        return found
+
+    def leave_out(self, names: set[str]) -> None:
+        """Don't load these programs."""
+        for name, (program, section) in self.programs().items():
+            if name in names:
+                self._lib.bpf_program__set_autoload(program, False)
+                self.left_out[name] = section
+
+    def leave_out_what_the_kernel_lacks(self) -> None:
+        """Don't load programs whose function or tracepoint the running kernel doesn't have, nor stand-ins that it makes needless."""
+        with KernelTypes() as types:
+            lacks = {name for name, (_, section) in self.programs().items() if not types.has_target(section)}
+        if "on_memory_event" not in lacks:
+            lacks |= {name for name in self.programs() if name.startswith("instead_")}
+        self.leave_out(lacks)
+
+    def set_constants(self, section: str, value: bytes) -> None:
+        """Fill a data section before loading."""
+        size = c_size_t()
+        at = self._lib.bpf_map__initial_value(self._map(section), byref(size))
+        if not at or len(value) != size.value:
+            raise BpfError(
+                "the BPF object has another layout", f"{section} has {size.value} bytes", "build it again: scripts/bpf"
+            )
+        ctypes.memmove(at, value, len(value))
+
+    def memory(self, section: str) -> mmap.mmap:
+        """A data section's live memory after loading, read-only."""
+        return mmap.mmap(self.map_descriptor(section), mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ)
+
+    def resize(self, name: str, entries: int) -> None:
+        """Another size for a map, before loading."""
+        self._lib.bpf_map__set_max_entries(self._map(name), entries)
+
+    def load(self) -> None:
+        """Hand the programs to the kernel.  Raises BpfError with errno and what libbpf complained of."""
+        code = self._lib.bpf_object__load(self._object)
+        if code:
+            raise BpfError("the kernel refused the BPF programs", self._why(-code), _what_to_do(-code))
+
+    def attach(self) -> None:
+        """Attach every loaded program."""
+        for name, (program, section) in self.programs().items():
+            if not self._lib.bpf_program__autoload(program):
+                continue
+            link = self._lib.bpf_program__attach(program)
+            if not link:
+                raise BpfError(f"BPF program {name} ({section}) can't be attached", self._why(ctypes.get_errno()))
+            self._links.append(link)
+
+    def program_descriptors(self, names: set[str]) -> list[int]:
+        """File descriptors of loaded programs."""
+        return [int(self._lib.bpf_program__fd(program)) for name, (program, _) in self.programs().items() if name in names]
+
+    def map_descriptor(self, name: str) -> int:
+        """A loaded map's file descriptor."""
+        return int(self._lib.bpf_map__fd(self._map(name)))
+
+    def _map(self, name: str) -> int:
+        found = self._lib.bpf_object__find_map_by_name(self._object, name.encode())
+        if not found:
+            raise BpfError(f"the BPF object has no map {name}", do="build it again: scripts/bpf")
+        return int(found)
+
+    def _why(self, code: int) -> str:
+        return "; ".join([errno_words(OSError(code, os.strerror(code))), *self._said[-3:]])
+
+    def close(self) -> None:
+        for link in self._links:
+            self._lib.bpf_link__destroy(link)
+        self._links.clear()
+        if self._object:
+            self._lib.bpf_object__close(self._object)
+            self._object = None
+
+
+def misses(program: int) -> int:
+    """How often the kernel left a program out, because it was running on that processor already."""
+    info, size = ctypes.create_string_buffer(_MISSES_AT + 8), c_uint(_MISSES_AT + 8)
+    library().bpf_obj_get_info_by_fd(program, info, byref(size))
+    return int.from_bytes(info.raw[_MISSES_AT:], sys.byteorder)
+
+
+class KernelTypes:
+    """The running kernel's BTF."""
+
+    def __enter__(self) -> "KernelTypes":
+        self._lib = library()
+        self._btf = self._lib.btf__load_vmlinux_btf()
+        if not self._btf:
+            raise BpfError("the kernel describes no types", "no BTF in /sys/kernel/btf/vmlinux",
+                           "boot a kernel with CONFIG_DEBUG_INFO_BTF")  # fmt: skip
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lib.btf__free(self._btf)
+
+    def has_target(self, section: str) -> bool:
+        """Whether what a program's section names exists: a function, or a tracepoint."""
+        kind, _, target = section.partition("/")
+        if kind == "tp_btf":
+            return bool(self._lib.btf__find_by_name_kind(self._btf, f"btf_trace_{target}".encode(), _TYPEDEF) > 0)
+        return bool(self._lib.btf__find_by_name_kind(self._btf, target.encode(), _FUNC) > 0)
+
+
+class RingBuffer:
+    """The reading end of a ring buffer map."""
+
+    def __init__(self, descriptor: int, deliver: Callable[[bytes], None]) -> None:
+        """``deliver`` gets a copy of each record; what it raises comes out of ``consume``."""
+        self._lib = library()
+        self._deliver = deliver
+        self._error: BaseException | None = None
+        self._callback = _SAMPLE(self._sample)
+        self._buffer = self._lib.ring_buffer__new(descriptor, self._callback, None, None)
+        if not self._buffer:
+            raise BpfError("the ring buffer can't be mapped", errno_words(OSError(ctypes.get_errno(), "")))
+
+    def fileno(self) -> int:
+        """Readable when records wait."""
+        return int(self._lib.ring_buffer__epoll_fd(self._buffer))
+
+    def consume(self) -> None:
+        """Deliver the records that wait now."""
+        self._lib.ring_buffer__consume(self._buffer)
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _sample(self, _: Any, data: int, size: int) -> int:
+        try:
+            self._deliver(ctypes.string_at(data, size))
+        except BaseException as error:  # an exception must not pass through the C library
+            self._error = error
+            return -errno.EINTR
+        return 0
+
+    def close(self) -> None:
+        if self._buffer:
+            self._lib.ring_buffer__free(self._buffer)
+            self._buffer = None
+
+
+class Map:
+    """A loaded map whose keys and values are bytes."""
+
+    def __init__(self, descriptor: int, value_size: int) -> None:
+        self._lib, self._descriptor, self._size = library(), descriptor, value_size
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Raises OSError."""
+        if code := self._lib.bpf_map_update_elem(self._descriptor, key, value, _ANY):
+            raise OSError(-code, os.strerror(-code))
+
+    def replace(self, key: bytes, value: bytes) -> None:
+        """Change an entry; one that isn't there is no error, and stays out."""
+        self._lib.bpf_map_update_elem(self._descriptor, key, value, _EXISTING)
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value, or None when there is none."""
+        value = ctypes.create_string_buffer(self._size)
+        return value.raw if self._lib.bpf_map_lookup_elem(self._descriptor, key, value) == 0 else None
+
+
+def _what_to_do(code: int) -> str:
+    if code in (errno.EPERM, errno.EACCES):
+        return "run as root (CAP_BPF, CAP_PERFMON); kernel lockdown forbids it, too"
+    return "the process connector is used instead; agentcgroup doctor says more"

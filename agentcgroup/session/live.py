@@ -1,0 +1,124 @@
+"""A live tool call, and where its processes are: which leaf it has, and which of its processes are still outside."""
+
+import contextlib
+import errno
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agentcgroup import cgroup, process
+from agentcgroup.model import CallRecord, Limits
+from agentcgroup.session.layout import Layout
+from agentcgroup.tracker import Join, Tracker
+
+
+@dataclass(slots=True)
+class Live:
+    """``settled_ns`` is when a process of it was moved last; ``misplaced`` counts those that may have to be."""
+
+    record: CallRecord
+    leaf: Path | None = None
+    cgroup_id: int = 0
+    settled_ns: int = 0
+    misplaced: int = 0
+    handles: list[int | None] = field(default_factory=list)
+    limits: Limits | None = None
+    hint_text: str | None = None
+    awaits_command: bool = False
+    counts: dict[str, int] = field(default_factory=dict)
+    killed: bool = False
+
+
+class Placement:
+    """Puts the processes of live calls into their leaves."""
+
+    def __init__(
+        self, live: dict[int, Live], layout: Layout, tracker: Tracker, sees_inside: bool, log: Callable[[str], None]
+    ) -> None:
+        self._live, self._layout, self._tracker, self._log = live, layout, tracker, log
+        self._sees_inside = sees_inside
+        self._late: deque[tuple[int, int]] = deque()
+        self._by_cgroup: dict[int, int] = {}
+        self.bare: list[Live] = []
+        """Calls whose leaf is new, and has no watches yet."""
+
+    def call_in(self, cgroup_id: int) -> int | None:
+        """The call that has the leaf with this id."""
+        return self._by_cgroup.get(cgroup_id)
+
+    def join(self, joined: Join) -> None:
+        """A process was born into a call; if its parent was not in the leaf yet, neither is it.
+
+        The parent may wait for its own move, or have been moved after the birth.  A source that sees inside
+        tells only of those that were born outside.
+        """
+        live = self._live.get(joined.call)
+        if live is None:
+            return
+        live.record.processes += 1
+        if self._sees_inside or live.misplaced or joined.at_ns < live.settled_ns:
+            self.misplaced(joined.call, joined.pid)
+
+    def misplaced(self, call: int, pid: int) -> None:
+        """A process of a call may be outside its leaf."""
+        if (live := self._live.get(call)) is not None:
+            live.misplaced += 1
+            self._late.append((call, pid))
+
+    def fetch(self) -> bool:
+        """Look at one process that may be misplaced, and put it into its call's leaf; False when none was left.
+
+        One at a time, so that the caller can look in between for the roots of new calls: each
+        millisecond that a root waits, it forks more of these.
+        """
+        if not self._late:
+            return False
+        call, pid = self._late.popleft()
+        live = self._live.get(call)
+        if live is None:
+            return True
+        live.misplaced -= 1
+        if self._tracker.call_of(pid) == call:
+            with contextlib.suppress(ProcessLookupError):
+                if cgroup.of_process(pid) != live.leaf:
+                    self.place(live, pid)
+        return True
+
+    def place(self, live: Live, pid: int) -> bool:
+        """Put a process into the call's leaf, made now if it has none; False when the process is gone."""
+        try:
+            placed = self._move(live, pid)
+        except cgroup.CgroupError as error:
+            self._log(f"call {live.record.call}: not placed: {error}")
+            placed = False
+        live.settled_ns = time.monotonic_ns()
+        if placed:
+            process.prefer_as_victim(pid)
+        return placed
+
+    def _move(self, live: Live, pid: int) -> bool:
+        call = live.record.call
+        leaf = live.leaf or self._layout.take_leaf(call)
+        try:
+            placed = cgroup.add(leaf, pid)
+        except cgroup.CgroupError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                raise
+            # Somebody removed it while it was empty.
+            self.gone(live)
+            live.leaf = None
+            placed = cgroup.add(self._layout.renew_leaf(leaf), pid)
+        if live.leaf is None and placed:
+            live.leaf, live.record.leaf = leaf, leaf.name
+            live.cgroup_id = cgroup.number(leaf)
+            self._by_cgroup[live.cgroup_id] = call
+            self.bare.append(live)
+        elif live.leaf is None:
+            cgroup.remove(leaf)
+        return placed
+
+    def gone(self, live: Live) -> None:
+        """A call is over: its leaf's id means nothing any more."""
+        self._by_cgroup.pop(live.cgroup_id, None)

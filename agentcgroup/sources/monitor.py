@@ -1,0 +1,194 @@
+"""Events from inside the kernel: ``bpf/monitor.bpf.c``, loaded, attached, and read through its ring buffer.
+
+What a kernel does not allow is left out in this order, and said: the hold of new programs (functions
+open to error injection), then everything that is attached to functions.  Without the trace points of
+processes there is no monitor, and the process connector takes its place.
+"""
+
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from agentcgroup.cgroup import CgroupError, number
+from agentcgroup.kernel import libbpf
+from agentcgroup.kernel.records import COUNTS, PLACE, RECORD, SETTINGS, TRACKED, Kind, Place, Record, Role, Settings
+from agentcgroup.kernel.records import Counts as RecordCounts
+from agentcgroup.policy import MonitorRule
+from agentcgroup.sources import (
+    Counts,
+    Emptied,
+    Event,
+    Execed,
+    Exited,
+    Forked,
+    HeldOut,
+    HintSeen,
+    Lost,
+    MemoryNews,
+    Source,
+    Victim,
+    Waited,
+)
+
+_NS = 1_000_000_000
+_MEMORY = {Kind.GROWTH: "growth", Kind.OVER: "over", Kind.FULL: "full", Kind.OOM: "oom"}
+_HOLD = "hold_"
+_NEEDED = {"on_fork", "on_exec", "on_exit", "on_populated"}
+
+
+def object_path() -> Path:
+    """The compiled monitor: in a checkout beside its source, installed inside the package."""
+    checkout = Path(__file__).parent.parent.parent / "bpf" / "monitor.bpf.o"
+    return checkout if checkout.parent.exists() else Path(__file__).parent.parent / "bpf" / "monitor.bpf.o"
+
+
+class Monitor(Source):
+    """The BPF monitor of one daemon.  Closing it, or the death of the process, takes it out of the kernel."""
+
+    name = "BPF monitor"
+    sees_inside = True
+
+    def __init__(self, rule: MonitorRule, path: Path | None = None, ring_bytes: int = 1 << 20) -> None:
+        """Raises BpfError when the monitor can't be loaded."""
+        self._rule = rule
+        self.without: list[str] = []
+        self._object = self._load(path or object_path(), ring_bytes)
+        try:
+            self._object.attach()
+            self._places = libbpf.Map(self._object.map_descriptor("places"), PLACE.size)
+            self._tracked = libbpf.Map(self._object.map_descriptor("tracked"), TRACKED.size)
+            self._watchful = self._object.program_descriptors(_NEEDED)
+            self._ring = libbpf.RingBuffer(self._object.map_descriptor("records"), self._record)
+        except BaseException:
+            self._object.close()
+            raise
+        self.sees_memory = not any("functions" in what for what in self.without)
+        self._live_counts = self._object.memory(".bss")
+        self._deliver: Callable[[Event], None]
+        self._lost = self._received = 0
+        self._worst_lag_ns = self._lag_sum_ns = 0
+
+    def _load(self, path: Path, ring_bytes: int) -> libbpf.Object:
+        """The object with as many of its programs as this kernel takes."""
+        without: list[str] = []
+        for what, left_out in (
+            ("", lambda name, section: False),
+            ("the hold of new programs", lambda name, section: name.startswith(_HOLD)),
+            ("what is attached to functions", lambda name, section: not section.startswith("tp_btf/")),
+        ):
+            opened = libbpf.Object(path)
+            try:
+                without = [what] if what else []
+                opened.leave_out({name for name, (_, section) in opened.programs().items() if left_out(name, section)})
+                opened.leave_out_what_the_kernel_lacks()
+                if missing := _NEEDED & opened.left_out.keys():
+                    raise libbpf.BpfError(
+                        "the BPF monitor can't see processes", f"this kernel lacks {', '.join(sorted(missing))}"
+                    )
+                opened.set_constants(
+                    ".rodata.settings", SETTINGS.pack(*Settings(int(self._rule.step_time * _NS), int(self._rule.hold * _NS)))
+                )
+                opened.resize("records", ring_bytes)
+                opened.load()
+            except libbpf.BpfError as error:
+                opened.close()
+                refused = error
+                continue
+            self.without = without
+            return opened
+        raise refused
+
+    def fileno(self) -> int:
+        return self._ring.fileno()
+
+    def drain(self, deliver: Callable[[Event], None]) -> None:
+        self._deliver = deliver
+        self._ring.consume()
+        lost = self._counted().lost + self._missed()
+        if lost != self._lost:
+            self._lost = lost
+            deliver(Lost())
+
+    def _missed(self) -> int:
+        """Births, programs and ends that the kernel did not show us."""
+        return sum(map(libbpf.misses, self._watchful))
+
+    def _record(self, data: bytes) -> None:
+        """One record of the kernel as the events it stands for."""
+        record = Record._make(RECORD.unpack(data))
+        lag = time.monotonic_ns() - record.at_ns
+        self._received += 1
+        self._lag_sum_ns += lag
+        self._worst_lag_ns = max(self._worst_lag_ns, lag)
+        kind, deliver = record.kind, self._deliver
+        if kind == Kind.FORK:
+            deliver(Forked(record.pid, record.amount, record.at_ns))
+        elif kind == Kind.EXEC:
+            deliver(Execed(record.pid, record.at_ns))
+            if hint := record.hint.split(b"\0", 1)[0]:
+                deliver(HintSeen(record.cgroup, record.pid, hint.decode(errors="replace")))
+        elif kind == Kind.EXIT:
+            deliver(Exited(record.pid, record.amount, record.at_ns, record.ran_ns))
+        elif kind == Kind.EMPTY:
+            deliver(Emptied(record.cgroup))
+        elif kind == Kind.VICTIM:
+            deliver(Victim(record.cgroup, record.pid))
+        elif kind == Kind.STALL:
+            deliver(Waited(record.cgroup, "memory", record.amount / _NS))
+        elif kind == Kind.STARVED:
+            deliver(Waited(record.cgroup, "cpu", record.amount / _NS))
+        elif kind == Kind.HELD_OUT:
+            deliver(HeldOut(record.pid, record.amount / _NS))
+        else:
+            deliver(MemoryNews(record.cgroup, _MEMORY[Kind(kind)], record.at_ns))  # type: ignore[arg-type]
+
+    def watch_agent(self, cgroup: Path) -> None:
+        self._put(cgroup, Role.AGENT)
+
+    def watch_call(self, cgroup: Path) -> None:
+        self._put(cgroup, Role.CALL)
+
+    def _put(self, cgroup: Path, role: Role) -> None:
+        rule = self._rule
+        place = Place(rule.step, int(rule.stalled * _NS), int(rule.starved * _NS), role)
+        try:
+            self._places.put(struct.pack("=Q", number(cgroup)), PLACE.pack(*place))
+        except OSError as error:
+            raise CgroupError(cgroup, "watching", error) from None
+
+    def watch_exit(self, pid: int) -> None:
+        self._tracked.put(struct.pack("=I", pid), TRACKED.pack(1, 0))
+
+    def let_go(self, pid: int) -> None:
+        # Not if it has ended: nobody would take the entry away again.
+        self._tracked.replace(struct.pack("=I", pid), TRACKED.pack(1, 0))
+
+    def counts(self, cgroup: Path) -> Counts | None:
+        try:
+            value = self._places.get(struct.pack("=Q", number(cgroup)))
+        except CgroupError:
+            return None
+        if value is None:
+            return None
+        place = Place._make(PLACE.unpack(value))
+        return Counts(place.forks, place.stalled_ns / _NS, place.waited_ns / _NS, place.folded_total)
+
+    def figures(self) -> dict[str, float]:
+        made, lost, holds, held_ns = self._counted()
+        return {
+            "records": made,
+            "lost": lost,
+            "missed": self._missed(),
+            "lag_mean_ms": self._lag_sum_ns / 1e6 / max(1, self._received),
+            "lag_worst_ms": self._worst_lag_ns / 1e6,
+            "holds": holds,
+            "held_mean_ms": held_ns / 1e6 / max(1, holds),
+        }
+
+    def _counted(self) -> RecordCounts:
+        return RecordCounts._make(COUNTS.unpack_from(self._live_counts))
+
+    def close(self) -> None:
+        self._ring.close()
+        self._object.close()
