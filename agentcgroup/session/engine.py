@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import socket
-import struct
 import tempfile
 import time
 from collections import deque
@@ -26,6 +25,7 @@ from agentcgroup.classify import Budget
 from agentcgroup.errors import AgentCgroupError
 from agentcgroup.policy import Policy
 from agentcgroup.session.calls import Calls
+from agentcgroup.session.control import listen
 from agentcgroup.session.layout import Layout
 from agentcgroup.session.places import end_session, release
 from agentcgroup.session.report import build_report
@@ -47,8 +47,6 @@ from agentcgroup.sources import (
 from agentcgroup.sources.choice import Choice, open_source
 from agentcgroup.tracker import Tracker
 
-CONTROL_SOCKET = "control.sock"
-_LONGEST_REQUEST = 4096
 _QUIET_S = 0.02
 """No event for this long after the agent's exit: what it did last has arrived."""
 _FRONT_PATIENCE_S = 1.0
@@ -118,9 +116,7 @@ class Engine:
             self._calls = Calls(
                 plan.policy, plan.budget, self._layout, self._tracker, self._source, watcher, self._log, self._began
             )
-            server = await asyncio.start_unix_server(self._serve, plan.folder / CONTROL_SOCKET, limit=_LONGEST_REQUEST)
-            # Agents may run as other users; who asks is checked by process, not by file mode.
-            (plan.folder / CONTROL_SOCKET).chmod(0o666)
+            server = await listen(plan.folder, self._declare)
             watcher.exit_of(os.pidfd_open(plan.stub), lambda _: self._over.set())
         except (AgentCgroupError, OSError) as error:
             _give_up(plan, self._channel, error)
@@ -298,27 +294,18 @@ class Engine:
         self._front_is_done.set()
         self._over.set()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request on the control socket: ``{"op": "call"}`` makes the caller the root of a call."""
-        try:
-            line = await asyncio.wait_for(reader.readline(), 2)
-            answer = self._declare(_peer(writer), json.loads(line))
-        except (ValueError, TypeError, TimeoutError, OSError, AgentCgroupError) as error:
-            answer = {"error": str(error) or type(error).__name__}
-        writer.write(json.dumps(answer).encode() + b"\n")
-        writer.close()
-
-    def _declare(self, pid: int, request: Any) -> dict[str, str]:
-        if not isinstance(request, dict) or request.get("op") != "call":
-            raise ValueError('the request is not understood: {"op": "call"} is')
+    def _declare(self, pid: int) -> str:
+        """A process asks to be the root of a tool call; returns the name of its leaf."""
         self._drain()
         if not self._tracker.knows(pid):
             self._adopt_by_leaf(pid)
         if not self._tracker.is_root(pid):
             self._source.watch_exit(pid)
+            if process.parent(pid) is None:
+                raise ValueError(f"process {pid} has ended")
             self._calls.begin(self._tracker.declare(pid, time.monotonic_ns()))
         leaf = self._calls.await_command(self._tracker.call_of(pid) or 0)
-        return {"leaf": leaf.name if leaf else ""}
+        return leaf.name if leaf else ""
 
     def _adopt_by_leaf(self, pid: int) -> None:
         """Births inside a leaf are not told by every source; where the process is says whose it is."""
@@ -422,9 +409,3 @@ def _send(channel: socket.socket, message: dict[str, Any]) -> None:
         channel.setblocking(True)
         channel.sendall(json.dumps(message).encode() + b"\n")
         channel.setblocking(False)
-
-
-def _peer(writer: asyncio.StreamWriter) -> int:
-    """The process at the other end of a Unix socket, as the kernel knows it."""
-    credentials = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    return int(struct.unpack("iII", credentials)[0])

@@ -1,5 +1,8 @@
 """Events from inside the kernel: ``bpf/monitor.bpf.c``, loaded, attached, and read through its ring buffer.
 
+Hints are read from the environment in the kernel, at the exec: reading them from /proc would need an event for
+every exec inside a leaf, where only those with a new hint are told.
+
 What a kernel does not allow is left out in this order, and said: the hold of new programs (functions
 open to error injection), then everything that is attached to functions.  Without the trace points of
 processes there is no monitor, and the process connector takes its place.
