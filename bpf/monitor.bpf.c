@@ -351,7 +351,6 @@ int BPF_PROG(on_rmdir, struct cgroup *cgroup)
  * It holds no lock there, and gives way to others; when user space dies the cap ends it. */
 
 struct hold {
-	struct task_struct *task;
 	__u64 from_ns;
 	__u32 pid;
 	bool late;
