@@ -18,7 +18,7 @@ def told(call: dict[str, str]) -> bool:
 
 @pytest.mark.parametrize("kind", ["pipe", "pty", "file"])
 def test_the_hungry_call_is_stopped_alone_with_an_explanation_every_time(kind: str, hog: str, tmp_path: Path) -> None:
-    tries = TRIES or 8
+    tries = TRIES or 5
     hungry = {"command": f"echo before >&2; {hog} 600; echo not reached", "stderr": kind}
     small = {"command": f"{hog} 20", "stderr": kind}
     done, said = script(tmp_path, [hungry, small] * tries, "--memory", "1G", "--policy", str(policy(tmp_path, SMALL)))
