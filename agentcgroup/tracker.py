@@ -164,6 +164,11 @@ class Tracker:
         """A process was found in the agent domain though no event told of it; it runs its parent's program still."""
         self._agents[pid] = self._agents.get(parent) or self.launched[0]
 
+    def forked_by(self, pid: int) -> int | None:
+        """Which process of the agent domain forked this one, if that one has not started a program since."""
+        parent = self._parents.get(pid)
+        return parent if parent in self._agents and self._agents[parent].pid != parent else None
+
     def program_of(self, pid: int) -> AgentProcess | None:
         """The program that a process of the agent domain was last known to run."""
         return self._agents.get(pid)

@@ -211,6 +211,12 @@ class Engine:
         asyncio.get_running_loop().call_soon(self._resync)
 
     def _agent_execed(self, event: Execed) -> None:
+        if (forker := self._tracker.forked_by(event.pid)) is not None:
+            # A shell whose own start was not told, perhaps; then this belongs to its call.
+            self._catch_up(forker)
+            if (call := self._tracker.call_of(event.pid)) is not None:
+                self._calls.execed(call, event.pid)
+                return
         facts = process.facts(event.pid, self._stdio_of)
         before = len(self._tracker.launched)
         begun = self._tracker.execed(event.pid, facts, event.at_ns)

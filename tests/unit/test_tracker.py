@@ -125,3 +125,13 @@ def test_what_a_root_forked_before_its_begin_was_known_belongs_to_its_call() -> 
     assert [tracker.call_of(pid) for pid in (200, 202, 300)] == [1, 1, None]
     assert tracker.is_agent(300)
     assert tracker.forked(202, 203, 7) == Join(1, 203, 7)
+
+
+def test_the_fork_that_has_not_started_a_program_is_known_as_forker() -> None:
+    tracker = started()
+    tracker.forked(ROOT, 200, 1)
+    tracker.forked(200, 201, 2)
+    assert tracker.forked_by(201) == 200
+    assert tracker.forked_by(200) is None
+    tracker.execed(200, facts(200, "/bin/sh", "-c", "make"), 3)
+    assert tracker.forked_by(201) is None
