@@ -156,7 +156,7 @@ class MonitorRule(_Strict):
     step_time: Seconds = 0.01
     stalled: Seconds = 0.1
     starved: Seconds = 0.1
-    hold: Seconds = 0.05
+    hold: Seconds = 0.0
 
 
 class LoopRule(_Strict):

@@ -170,7 +170,7 @@ def _bpf() -> Finding:
     from agentcgroup.sources.monitor import Monitor
 
     try:
-        monitor = Monitor(MonitorRule())
+        monitor = Monitor(MonitorRule(hold=0.05))
     except AgentCgroupError as error:
         return Finding("BPF monitor", False, f"{error.what}: {error.why}", error.do or "the process connector does it instead")
     monitor.close()

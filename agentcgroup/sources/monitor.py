@@ -75,11 +75,13 @@ class Monitor(Source):
     def _load(self, path: Path, ring_bytes: int) -> libbpf.Object:
         """The object with as many of its programs as this kernel takes."""
         without: list[str] = []
-        for what, left_out in (
-            ("", lambda name, section: False),
+        steps: list[tuple[str, Callable[[str, str], bool]]] = [
             ("the hold of new programs", lambda name, section: name.startswith(_HOLD)),
             ("what is attached to functions", lambda name, section: not section.startswith("tp_btf/")),
-        ):
+        ]
+        # Without a hold to do there is nothing to say of it.
+        steps[:1] = [("", lambda name, section: False), steps[0]] if self._rule.hold else [("", steps[0][1])]
+        for what, left_out in steps:
             opened = libbpf.Object(path)
             try:
                 without = [what] if what else []

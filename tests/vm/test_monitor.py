@@ -75,6 +75,18 @@ def test_a_victim_is_named_and_so_is_its_leaf(leaf: Path, hog: str) -> None:
     assert said.index(victims[0]) < said.index(Emptied(cgroup.number(leaf)))
 
 
+def test_a_held_program_is_in_its_leaf_before_its_first_instruction(tmp_path: Path) -> None:
+    monitor = Monitor(MonitorRule(hold=0.05))
+    monitor.close()
+    if monitor.without:
+        pytest.skip("this kernel's execve can't be held: it lacks CONFIG_FUNCTION_ERROR_INJECTION")
+    rule = policy(tmp_path, "monitor: {hold: 2s}\n")
+    done, said = script(tmp_path, [{"command": "read line < /proc/self/cgroup; echo $line"}] * 10, "--policy", str(rule))
+    assert [call["stdout"].strip().rpartition("/")[2] for call in said] == [f"tool-{number}" for number in range(1, 11)]
+    assert done.report["source_figures"]["holds"] >= 10
+    assert_nothing_left()
+
+
 def test_a_retry_loop_is_found_and_what_it_leaves_is_given_back(tmp_path: Path) -> None:
     wasteful = {"command": "dd if=/dev/zero of=$(mktemp -p /scratch) bs=1M count=40 conv=fsync 2>/dev/null; sleep 0.3"}
     done, said = script(tmp_path, [{"command": "true"}, *[wasteful] * 5, {"command": "sleep 1"}])
