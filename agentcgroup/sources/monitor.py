@@ -58,7 +58,6 @@ class Monitor(Source):
         self.without: list[str] = []
         self._object = self._load(path or object_path(), ring_bytes)
         try:
-            self._object.attach()
             self._places = libbpf.Map(self._object.map_descriptor("places"), PLACE.size)
             self._tracked = libbpf.Map(self._object.map_descriptor("tracked"), TRACKED.size)
             self._watchful = self._object.program_descriptors(_NEEDED)
@@ -96,6 +95,8 @@ class Monitor(Source):
                 )
                 opened.resize("records", ring_bytes)
                 opened.load()
+                # A function takes 38 programs at most: more monitors than that go without.
+                opened.attach()
             except libbpf.BpfError as error:
                 opened.close()
                 refused = error
