@@ -39,10 +39,10 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class RootExited:
-    """A call's root ended, with a status as wait(2) encodes it."""
+    """A call's root ended, with a status as wait(2) encodes it; None when its end was not seen."""
 
     call: int
-    status: int
+    status: int | None
     at_ns: int
 
 
@@ -127,7 +127,7 @@ class Tracker:
             origin.handed_on += 1
         return None
 
-    def exited(self, pid: int, status: int, at_ns: int) -> RootExited | None:
+    def exited(self, pid: int, status: int | None, at_ns: int) -> RootExited | None:
         self._leave(pid)
         orphans, parent = self._children.pop(pid, set()), self._unlink(pid)
         for orphan in orphans:

@@ -246,7 +246,7 @@ class Engine:
                 self._catch_up(pid)
         self._read_again_ns = time.monotonic_ns()
         for pid in self._tracker.known_pids() - seen:
-            if process.parent(pid) is None and (ended := self._tracker.exited(pid, 0, self._read_again_ns)) is not None:
+            if process.parent(pid) is None and (ended := self._tracker.exited(pid, None, self._read_again_ns)) is not None:
                 self._calls.root_exited(ended)
         self._drain()
         self._calls.check_all()
