@@ -9,6 +9,10 @@ live, in the tests and (later) on recorded runs.  The ladder for a call that exc
 * freeze, tell, kill: a call still above after that, or half-way to the kernel's own kill, is stopped
   with an explanation that is on its stderr before it dies.
 
+A call that is kept waiting for memory most of the time counts as out of memory, too.  Which calls wait for each
+other's memory is decided for the whole host (``schedule``); a call that has to go for that is stopped here.  Where
+processors are short, calls that have used much of them come after those that have not.
+
 No action names the agent domain: there is no way to write one.
 """
 
@@ -25,6 +29,10 @@ KILL_RETRY_S = 1.0
 OVER = 0.98
 """Share of the limit from which firm memory counts as over it: the kernel batches its accounting."""
 
+THRASHING = 0.7
+"""Share of the time in which all processes of a call wait for memory, from which it gets nowhere."""
+SINKS = ((10.0, 4), (1.0, 2))
+"""Seconds of processor time from which a call's weight is divided, and by what.  Recorded calls take 1-2 s at the median."""
 
 # Events
 
@@ -83,6 +91,32 @@ class KernelKilled:
 
 
 @dataclass(frozen=True, slots=True)
+class NoRoom:
+    """The host's scheduler found that waiting does not help, and chose this call; bytes, seconds, and why in words."""
+
+    call: int
+    held: int
+    capacity: int
+    waited_s: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """For how long in all every process of the call at once has waited for memory (PSI's ``full``)."""
+
+    call: int
+    stalled_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """Processors are short; the time that each call has used of them, in seconds."""
+
+    used_s: dict[int, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The call is over."""
 
@@ -94,12 +128,25 @@ class Tick:
     """Nothing happened but time."""
 
 
-Event = Began | Reclassified | Hinted | Measured | BudgetCrossed | ProcessesRefused | KernelKilled | Ended | Tick
+Event = (
+    Began
+    | Reclassified
+    | Hinted
+    | Measured
+    | BudgetCrossed
+    | ProcessesRefused
+    | KernelKilled
+    | NoRoom
+    | Stalled
+    | Computed
+    | Ended
+    | Tick
+)
 
 
 # Actions
 
-Reason = Literal["memory", "budget", "time", "processes", "kernel"]
+Reason = Literal["memory", "budget", "time", "processes", "kernel", "room", "stalled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +222,8 @@ class _Call:
     braked_until_s: float | None = None
     stopped: tuple[float, Stop] | None = None
     peak: int = 0
+    stalled_from: tuple[float, float] | None = None
+    sunk: int = 1
     told: set[Reason] = field(default_factory=set)
 
 
@@ -194,6 +243,8 @@ class Controller:
             return [action for call in list(self._calls) for action in self._due(call, now_s)]
         if isinstance(event, BudgetCrossed):
             return self._budget_crossed(event, now_s)
+        if isinstance(event, Computed):
+            return [action for call, used_s in event.used_s.items() for action in self._computed(call, used_s)]
         state = self._calls.get(event.call)
         if state is None:
             return []
@@ -210,6 +261,11 @@ class Controller:
             return self._measured(event, state, now_s)
         if isinstance(event, ProcessesRefused):
             return self._processes_refused(event.call, state, now_s)
+        if isinstance(event, Stalled):
+            return self._stalled(event, state, now_s)
+        if isinstance(event, NoRoom):
+            notice = self._notice("room", state, event.held, event.capacity)
+            return self._stop(event.call, state, notice, now_s, event.why)
         notice = self._notice("kernel", state, state.limits.memory_max_bytes, state.limits.memory_high_bytes)
         return self._tell_once(event.call, state, notice)
 
@@ -229,10 +285,12 @@ class Controller:
 
     def _limits_changed(self, call: int, state: _Call, why: str) -> list[Action]:
         limits = apply_hint(self._policy, self._budget, state.granted, state.hint)
+        limits = replace(limits, cpu_weight=max(1, limits.cpu_weight // state.sunk))
         if limits == state.limits:
             return []
+        if limits.memory_high_bytes != state.limits.memory_high_bytes:
+            state.braked_until_s = None
         state.limits = limits
-        state.braked_until_s = None
         return [SetLimits(call, limits, why)]
 
     def _measured(self, event: Measured, state: _Call, now_s: float) -> list[Action]:
@@ -266,6 +324,28 @@ class Controller:
         notice = self._notice("budget", state, holding[victim].current, self._budget.tools_high)
         return self._stop(victim, state, notice, now_s)
 
+    def _stalled(self, event: Stalled, state: _Call, now_s: float) -> list[Action]:
+        """Grinding for half an hour is no better than a clear end: told and stopped when it gets nowhere for too long."""
+        limit_s = self._policy.session.thrash
+        if state.stalled_from is None:
+            state.stalled_from = now_s, event.stalled_s
+            return []
+        since_s, before_s = state.stalled_from
+        if event.stalled_s - before_s < THRASHING * (now_s - since_s):
+            state.stalled_from = now_s, event.stalled_s
+            return []
+        if not limit_s or now_s - since_s < limit_s or state.granted.on_memory == "nothing":
+            return []
+        return self._stop(event.call, state, self._notice("stalled", state, event.stalled_s - before_s, now_s - since_s), now_s)
+
+    def _computed(self, call: int, used_s: float) -> list[Action]:
+        """Short calls first: one that has used a processor for seconds has half the weight, for longer a quarter."""
+        state = self._calls.get(call)
+        if state is None or len(self._calls) == 1:
+            return []
+        state.sunk = next((divisor for from_s, divisor in SINKS if used_s >= from_s), 1)
+        return self._limits_changed(call, state, f"used {used_s:.0f} s of processor time while others wait")
+
     def _processes_refused(self, call: int, state: _Call, now_s: float) -> list[Action]:
         limit = state.limits.processes or 0
         if state.granted.on_processes == "kill":
@@ -292,10 +372,10 @@ class Controller:
             return self._tell_once(call, state, notice, aloud=state.granted.on_time == "tell")
         return []
 
-    def _stop(self, call: int, state: _Call, notice: Notice, now_s: float) -> list[Action]:
+    def _stop(self, call: int, state: _Call, notice: Notice, now_s: float, why: str = "") -> list[Action]:
         if state.stopped:
             return []
-        why = f"{notice.reason}: {state.granted.rule}"
+        why = f"{notice.reason}: {why or state.granted.rule}"
         stop = Stop(call, replace(notice, stopped=True), why)
         state.stopped = now_s + KILL_RETRY_S, stop
         state.braked_until_s = None

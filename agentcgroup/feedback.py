@@ -27,7 +27,7 @@ def render(notice: Notice, as_json: bool) -> bytes:
                 "class": notice.class_name,
                 "used": notice.used,
                 "allowed": notice.limit,
-                "unit": {"time": "seconds", "processes": "processes"}.get(notice.reason, "bytes"),
+                "unit": {"time": "seconds", "stalled": "seconds", "processes": "processes"}.get(notice.reason, "bytes"),
                 "what_happened": happened,
                 "what_to_try": advice,
             }
@@ -46,6 +46,12 @@ def _happened(notice: Notice) -> str:
     if notice.reason == "budget":
         return (f"{stopped}: together with other commands of this session it filled the {format_size(notice.limit)} of memory "
                 f"that they share; it held the most, {format_size(notice.used)}.")  # fmt: skip
+    if notice.reason == "room":
+        return (f"{stopped}: the {format_size(notice.limit)} of memory that all agents on this host share were taken, and waiting "
+                f"did not help; it held {format_size(notice.used)}.")  # fmt: skip
+    if notice.reason == "stalled":
+        return (f"{stopped}: it got nowhere for lack of memory: of the last {format_duration(notice.limit)} it waited for memory "
+                f"{format_duration(notice.used)}.")  # fmt: skip
     if notice.reason == "kernel":
         return f"the kernel killed this command for memory: it reached {format_size(notice.used)}, its limit is {format_size(notice.limit)}."
     if notice.reason == "time":
@@ -64,8 +70,10 @@ def _advice(notice: Notice) -> list[str]:
         return ["try fewer parallel jobs (for example -j 2)."]
     advice = ["the agent and its other commands are not affected."] if notice.stopped else []
     narrower = "try a narrower scope: fewer tests, files or parallel jobs at a time"
-    if notice.reason == "budget":
-        return [*advice, narrower + ", or run it when nothing else runs."]
+    if notice.reason in ("budget", "room"):
+        return [*advice, narrower + ", or run it again when less else runs."]
+    if notice.reason == "stalled":
+        return [*advice, narrower + "."]
     if notice.most:
         need = f"{VARIABLE}=memory:high <command>"
         return [*advice, narrower + ", or declare the need:", f"  {need}    (allows up to {format_size(notice.most)})"]

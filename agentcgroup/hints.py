@@ -33,6 +33,12 @@ class Hint:
     def __bool__(self) -> bool:
         return self != NONE
 
+    def __str__(self) -> str:
+        """As it may be written: ``memory:high,timeout:300s``."""
+        timeout = None if self.timeout_s is None else f"{self.timeout_s:g}s"
+        parts = {"memory": self.memory, "cpu": self.cpu, "timeout": timeout}
+        return ",".join(f"{key}:{value}" for key, value in parts.items() if value is not None)
+
 
 NONE = Hint()
 

@@ -56,11 +56,12 @@ class CommandClass:
 
 @dataclass(frozen=True, slots=True)
 class Deed:
-    """Something done to a call: when (seconds since the session's start), what, and why in words."""
+    """Something done to a call: when (seconds since the session's start), what, why in words, and for how long (seconds)."""
 
     at_s: float
     what: str
     why: str
+    lasted_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -74,12 +75,14 @@ class CallRecord:
     kind: Kind = "tool"
     class_name: str = "default"
     rule: str = ""
+    expected_bytes: int | None = None
     cwd: str = ""
     leaf: str | None = None
     placed_after_ms: float | None = None
     ended_s: float | None = None
     exit_status: int | None = None
     memory_peak_bytes: int | None = None
+    memory_mean_bytes: int | None = None
     cpu_s: float | None = None
     processes: int = 1
     outlived_by: int = 0

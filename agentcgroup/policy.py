@@ -53,7 +53,7 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's where it is built in: ten times as fast, and every run reads a policy."""
 
 Amount = Annotated[float | int, BeforeValidator(_amount)]
-"""int: bytes; float: share of the session's budget for tool calls."""
+"""int: bytes; float: a share, of the session's budget for tool calls if nothing else is said."""
 Size = Annotated[int, BeforeValidator(_size)]
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 Regex = Annotated[str, AfterValidator(_regex)]
@@ -146,7 +146,27 @@ class SessionRule(_Strict):
     cpu_weight: dict[Priority, Weight] = {"high": 400, "normal": 100, "low": 25}
     agent: AgentDomainRule = AgentDomainRule()
     brake: Seconds = 1.0
+    thrash: Seconds = 10.0
     end_grace: Seconds = 2.0
+
+
+class HostRule(_Strict):
+    """What all sessions share, and how calls wait for each other's memory (``schedule``)."""
+
+    memory: Amount = 0.9
+    reserve: Amount = 0.03
+    step: Annotated[Size, Field(ge=1 << 20)] = 16 << 20
+    brake: Seconds = 0.25
+    turn: Seconds = 10.0
+    patience: Seconds = 120.0
+
+
+class UserRule(_Strict):
+    """What each user other than root may have through the daemon: so many sessions, so much memory in all, this priority at most."""
+
+    sessions: Annotated[int, Field(ge=0)] = 8
+    memory: Amount = 0.5
+    priority: Priority = "normal"
 
 
 class MonitorRule(_Strict):
@@ -167,6 +187,14 @@ class LoopRule(_Strict):
     processes: Literal["keep", "end"] = "keep"
 
 
+class HistoryRule(_Strict):
+    """What is remembered of what sessions did: for how long, how much, and how often running calls are looked at for it (0: never)."""
+
+    keep: Seconds = 30 * 86400.0
+    size: Annotated[Size, Field(ge=1 << 20)] = 200 << 20
+    sample: Seconds = 1.0
+
+
 class HintRule(_Strict):
     """What the levels of a hint mean: shares of the budget for tool calls, and CPU weights."""
 
@@ -178,9 +206,12 @@ class Policy(_Strict):
     """A whole policy file."""
 
     version: Literal[1]
+    host: HostRule = HostRule()
+    users: UserRule = UserRule()
     session: SessionRule = SessionRule()
     monitor: MonitorRule = MonitorRule()
     loops: LoopRule = LoopRule()
+    history: HistoryRule = HistoryRule()
     hints: HintRule = HintRule()
     agents: tuple[AgentRule, ...] = ()
     launchers: frozenset[str] = frozenset()
@@ -189,14 +220,21 @@ class Policy(_Strict):
     classes: tuple[ClassRule, ...] = ()
 
 
+SYSTEM_POLICY = Path("/etc/agentcgroup/policy.yaml")
+NAMED_POLICIES = Path("/etc/agentcgroup/policies")
+"""Where the label ``agentcgroup.policy=NAME`` finds NAME.yaml."""
+
+
 def default_policy_path() -> Path:
-    """The policy that is shipped: in a checkout ``policies/default.yaml``, installed the package's copy."""
+    """The host's own policy where it has one, else the one that is shipped: of this checkout, or of the installed package."""
+    if SYSTEM_POLICY.exists():
+        return SYSTEM_POLICY
     checkout = Path(__file__).parent.parent / "policies" / "default.yaml"
     return checkout if checkout.exists() else Path(str(resources.files("agentcgroup") / "policies" / "default.yaml"))
 
 
 def load_policy(path: Path | None = None) -> Policy:
-    """Read and check a policy file (the shipped one by default).
+    """Read and check a policy file (by default ``default_policy_path``).
 
     Raises AgentCgroupError with a line for each mistake: file, line, key, what is wrong.
     """

@@ -3,9 +3,9 @@
 import re
 
 _SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,3})?)\s*([kmgt]?)i?b?", re.I | re.A)
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*(ms|s|m|h)?", re.I | re.A)
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*(ms|s|m|h|d)?", re.I | re.A)
 _SIZE_FACTOR = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def parse_size(text: str) -> int:
@@ -21,7 +21,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds from ``90``, ``90s``, ``5m``, ``1.5h``, ``200ms``.  Raises ValueError for anything else or zero."""
+    """Seconds from ``90``, ``90s``, ``5m``, ``1.5h``, ``30d``, ``200ms``.  Raises ValueError for anything else or zero."""
     match = _DURATION.fullmatch(text.strip())
     seconds = float(match[1]) * _SECONDS[(match[2] or "s").lower()] if match else 0.0
     if seconds <= 0:

@@ -6,8 +6,7 @@ This is the edge between the tracker and controller, which decide, and the cgrou
 import asyncio
 import contextlib
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,33 @@ from typing import Any
 from agentcgroup import cgroup, process
 from agentcgroup import controller as ctl
 from agentcgroup.classify import Budget, classify
-from agentcgroup.command import assignments
-from agentcgroup.hints import VARIABLE, parse_hint
+from agentcgroup.command import assignments, display
+from agentcgroup.enforce import Choice
+from agentcgroup.hints import VARIABLE
 from agentcgroup.loops import Loop
-from agentcgroup.model import CallRecord, CommandClass, Deed, Limits
-from agentcgroup.policy import Policy
+from agentcgroup.model import CallRecord, CommandClass, Deed, Priority
+from agentcgroup.policy import HostRule, Policy
+from agentcgroup.schedule import events as ev
+from agentcgroup.session.acts import Acts
 from agentcgroup.session.layout import Layout
 from agentcgroup.session.leftovers import Leftovers
 from agentcgroup.session.live import Live, Placement
-from agentcgroup.session.voice import stop_call, tell_call
+from agentcgroup.session.marks import mark
+from agentcgroup.session.pressure import Pressure
+from agentcgroup.session.readings import Readings
+from agentcgroup.session.recorder import Recorder
+from agentcgroup.session.said import Said
+from agentcgroup.session.share import Share, kill_words
 from agentcgroup.session.watch import Watcher
-from agentcgroup.sources import Emptied, HintSeen, MemoryNews, Source, Victim, Waited
+from agentcgroup.sources import Emptied, Grown, HintSeen, MemoryNews, Source, Victim, Waited
 from agentcgroup.tracker import Begin, Join, RootExited, Tracker
-from agentcgroup.units import format_duration, format_size
+from agentcgroup.units import format_duration
 
+_VICTIM_SCORE: dict[Priority, int] = {"high": 600, "normal": 800, "low": 1000}
+"""oom_score_adj: where the kernel has to kill, low goes first.  An agent may have half of its session (policy), so its calls go
+before it at any of these.
+"""
+_KEPT_RECORDS = 1000
 _OUTLIVING_S = 0.5
 """A call whose processes stay this much longer than its root left something behind."""
 
@@ -38,32 +50,42 @@ class Calls:
 
     def __init__(
         self, policy: Policy, budget: Budget, layout: Layout, tracker: Tracker, source: Source, watcher: Watcher,
-        log: Callable[[str], None], began: float,
+        priority: Priority, enforcer: Choice, recorder: Recorder, start_host: Callable[[HostRule], None],
+        log: Callable[[str], None], note: Callable[[CallRecord, Deed], None], began: float, marks: bool,
     ) -> None:  # fmt: skip
+        """``marks``: keep with each leaf what another governor would need to take the call up."""
+        self._marks = marks
         self._policy, self._budget, self._source = policy, budget, source
         self._layout, self._tracker, self._watcher = layout, tracker, watcher
-        self._log, self._began = log, began
+        self._log, self._began, self._recorder = log, began, recorder
+        self._acts = Acts(layout, log, note, began)
         self._controller = ctl.Controller(policy, budget)
         # Agents repeat themselves: nearly all recorded runs have the same command three times in a row.
         self._class_of = lru_cache(maxsize=256)(partial(classify, policy, budget))
         self._live: dict[int, Live] = {}
-        self.placement = Placement(self._live, layout, tracker, source.sees_inside, log)
+        self.placement = Placement(self._live, layout, tracker, source.sees_inside, _VICTIM_SCORE[priority], log)
         self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._complained: set[str] = set()
         self._ending = False
         self._default = self._class_of((), False).limits
         self._new: dict[int, bool] = {}
-        self._execs: deque[tuple[int, int]] = deque()
-        self._hints: deque[tuple[int, str]] = deque()
         self.records: list[CallRecord] = []
-        self._leftovers = Leftovers(policy.loops, layout.tools, log, self._spawn)
-        self._watcher.file(layout.tools / "memory.events.local", self._budget_event)
+        self.ended = 0
+        self._pressure = Pressure(self._live)
+        session = ev.SessionBegan(layout.name, priority, budget.tools_high)
+        self.share = Share(
+            session, layout.tools, enforcer, policy.host, source, self._live, self._acts.deed, self._no_room, start_host, log
+        )
+        self.placement.placed = self.share.adopt
+        self._acts.share = self.share
+        self._leftovers = Leftovers(policy.loops, layout.tools, log, self._acts.spawn)
+        self.said = Said(self._live, source.sees_inside, self._command_known, self._step, log)
+        self._readings = Readings(self._live, watcher, self._step, self._killed)
+        self._watcher.file(layout.tools / "memory.events.local", self._readings.budget_event)
 
     # What the tracker says
 
-    def begin(self, begun: Begin) -> None:
-        """A call began: place its root at once; ``settle`` does the rest when the roots of all calls are placed.
+    def begin(self, begun: Begin, there: bool = True) -> None:
+        """A call began: place its root at once (if it is still ``there``); ``settle`` does the rest when the roots of all calls are placed.
 
         What a process allocates before it is placed stays charged to where it was.
         """
@@ -73,12 +95,28 @@ class Calls:
         live.awaits_command = not argv
         self._live[begun.call] = live
         self.records.append(live.record)
-        if self.placement.place(live, begun.pid):
+        if there and self.placement.place(live, begun.pid):
             live.record.placed_after_ms = (live.settled_ns - begun.at_ns) / 1e6
         for pid in begun.early:
             self.placement.join(Join(begun.call, pid, begun.at_ns))
             self.placement.misplaced(begun.call, pid)
         self._new[begun.call] = begun.verdict.role == "helper"
+
+    def restore(self, call: int, leaf: Path, facts: dict[str, Any]) -> None:
+        """A call that an earlier daemon had; ``facts`` are those that it kept with the leaf."""
+        members = cgroup.processes(leaf)
+        root = int(facts.get("pid", 0)) or next(iter(members), 0)
+        if root in members:
+            self._source.watch_exit(root)
+        # Of what is born and ends in a leaf, not every source tells; the root's end may still be on its way to us.
+        self._tracker.restore(call, root, {root} if self._source.sees_inside else {root, *members})
+        argv = next(filter(None, (process.command_line(pid) for pid in (root, *members) if pid in members)), ())
+        live = Live(CallRecord(call, root, argv or tuple(facts.get("argv", ())), float(facts.get("started_s", 0.0))))
+        self._live[call] = live
+        self.records.append(live.record)
+        self._source.watch_call(leaf)
+        self.placement.restore(live, leaf)
+        self._new[call] = facts.get("kind") == "helper"
 
     def _take_up(self, call: int, helper: bool) -> None:
         """Class, limits and hints of a call that was placed."""
@@ -90,17 +128,23 @@ class Calls:
         self._step(ctl.Began(call, self._classify(live, helper)))
         self._note_command(live)
         if not self._source.sees_inside:
-            self._hinted(live, process.hint_text(live.record.pid))
+            self.said.hinted(live, process.hint_text(live.record.pid))
         # What a model types in front of a command is in the text before any process has it in its
         # environment: the limit is there before the burst.
         for text in assignments(live.record.argv, VARIABLE):
-            self._hinted(live, text)
+            self.said.hinted(live, text)
+        self._recorder.call_began(live)
+        if self._marks and live.leaf is not None:
+            record = live.record
+            argv = ["sh", "-c", display(record.argv, 200)] if record.argv else []
+            mark(live.leaf, {"pid": record.pid, "started_s": record.started_s, "kind": record.kind, "argv": argv})
         self.end_if_over(call)
 
     def _classify(self, live: Live, helper: bool = False) -> CommandClass:
         record = live.record
         granted = self._class_of(record.argv, helper)
         record.kind, record.class_name, record.rule = granted.kind, granted.name, granted.rule
+        record.expected_bytes = granted.expected_bytes
         return granted
 
     def settle(self) -> None:
@@ -113,34 +157,17 @@ class Calls:
         while self._new:
             call = next(iter(self._new))
             self._take_up(call, self._new.pop(call))
-        while self._execs:
-            self._look_at(*self._execs.popleft())
-        while self._hints:
-            call, text = self._hints.popleft()
-            if call in self._live:
-                self._hinted(self._live[call], text)
+        self.said.settle()
 
-    def execed(self, call: int, pid: int) -> None:
-        """A process of a call started a program: ``settle`` looks at it, when the call's own class is known."""
-        self._execs.append((call, pid))
+    def stated(self, call: int, argv: tuple[str, ...], hint: str) -> Path | None:
+        """The call's command is this, and it executes nothing; returns the leaf."""
+        self.settle()
+        return self.said.stated(call, argv, hint)
 
-    def _look_at(self, call: int, pid: int) -> None:
-        """A started program's environment may hold a hint, and it may be the awaited command."""
-        live = self._live.get(call)
-        if live is None:
-            return
-        if live.awaits_command and pid == live.record.pid:
-            self._command_known(live, pid)
-        if not self._source.sees_inside:
-            self._hinted(live, process.hint_text(pid))
-
-    def _command_known(self, live: Live, pid: int) -> None:
-        argv = process.command_line(pid)
-        if argv:
-            live.awaits_command = False
-            live.record.argv = argv
-            self._step(ctl.Reclassified(live.record.call, self._classify(live)))
-            self._note_command(live)
+    def _command_known(self, live: Live) -> None:
+        """It turned out what a call's command is."""
+        self._step(ctl.Reclassified(live.record.call, self._classify(live)))
+        self._note_command(live)
 
     def _note_command(self, live: Live) -> None:
         """Is this the same command again?"""
@@ -149,28 +176,6 @@ class Calls:
             self._leftovers.began(record)
             if record.ended_s is not None:
                 self._look_for_leftovers(record.call)
-
-    def _hinted(self, live: Live, text: str | None) -> None:
-        """A hint was given for the call, in an environment or in the command's own text."""
-        if not text or text == live.hint_text:
-            return
-        live.hint_text = text
-        hint, complaints = parse_hint(text)
-        for complaint in complaints:
-            if complaint not in self._complained:
-                self._complained.add(complaint)
-                self._log(f"call {live.record.call}: {complaint}")
-        if hint:
-            live.record.hint = hint
-            self._step(ctl.Hinted(live.record.call, hint))
-
-    def await_command(self, call: int) -> Path | None:
-        """The next exec of the call's root is its command; returns the leaf."""
-        live = self._live.get(call)
-        if live is None:
-            return None
-        live.awaits_command = True
-        return live.leaf
 
     def root_exited(self, ended: RootExited, ran_ns: int | None = None) -> None:
         """The root of a call ended; ``ran_ns`` is all that is known of a call that ended before it was placed."""
@@ -191,7 +196,7 @@ class Calls:
         """A call's root has ended: what a retry loop left running may have to end."""
         for live in self._leftovers.root_ended(call, self._live):
             if live.leaf is not None:
-                self._deed(live, "ended", "left running by a retry loop")
+                self._acts.deed(live, "ended", "left running by a retry loop")
                 cgroup.kill(live.leaf)
 
     def _watch(self, live: Live) -> None:
@@ -200,15 +205,10 @@ class Calls:
         if leaf is None or call not in self._live:
             return
         if limits := self._controller.limits_of(call):
-            self._apply_limits(live, limits)
-        watch = self._watcher.file
-        live.handles = [
-            watch(leaf / "pids.events", lambda text: self._count(call, "pids", text, "max", ctl.ProcessesRefused(call)))
-        ]
-        if not self._source.sees_memory:
-            live.handles.append(watch(leaf / "memory.events.local", lambda text: self._memory_event(call, text)))
+            self._acts.apply_limits(live, limits)
+        self._readings.watch(live, leaf, memory=not self._source.sees_memory)
         if not self._source.sees_inside:
-            live.handles.append(watch(leaf / "cgroup.events", lambda text: self.end_if_over(call)))
+            live.handles.append(self._watcher.file(leaf / "cgroup.events", lambda text: self.end_if_over(call)))
         if call not in self._live:  # over already
             self._forget(live)
         asyncio.get_running_loop().call_soon(self.prepare)
@@ -219,71 +219,48 @@ class Calls:
 
     # What the kernel says
 
-    def _memory_event(self, call: int, text: str | None) -> None:
-        live = self._live.get(call)
-        if live is None or text is None:
-            return
-        if self._rose(live, "high", text, "high") | self._rose(live, "max", text, "max"):
-            self._measure(call, live)
-        if self._rose(live, "oom_kill", text, "oom_kill"):
-            self._killed(live)
-
     def _killed(self, live: Live) -> None:
         if not live.killed:
             live.killed = True
-            self._deed(live, "killed by the kernel", "out of memory")
+            self._acts.deed(live, "killed by the kernel", "out of memory")
             self._step(ctl.KernelKilled(live.record.call))
 
-    def news(self, event: Emptied | HintSeen | MemoryNews | Victim | Waited) -> None:
+    def news(self, event: Emptied | HintSeen | MemoryNews | Grown | Victim | Waited) -> None:
         """What the kernel tells of a leaf: its end, a hint at a program's start, its memory."""
         call = self.placement.call_in(event.cgroup)
         if isinstance(event, HintSeen):
             # The root starts its program before it is in its leaf.
             call = call or self._tracker.call_of(event.pid)
             if call is not None:
-                self._hints.append((call, event.text))
+                self.said.hint_seen(call, event.text)
         elif call is None or (live := self._live.get(call)) is None:
             return
+        elif isinstance(event, Grown):
+            self.share.grown(live, event.amount)
         elif isinstance(event, MemoryNews):
-            self._measure(call, live)
+            self._readings.measure(call)
+        elif isinstance(event, Waited):
+            if (found := self._pressure.heard(call, event)) is not None:
+                self._step(found)
         elif isinstance(event, Victim):
             self._killed(live)
         elif isinstance(event, Emptied):
             self.end_if_over(call)
 
-    def _count(self, call: int, key: str, text: str | None, name: str, event: ctl.Event) -> None:
-        live = self._live.get(call)
-        if live is not None and text is not None and self._rose(live, key, text, name):
-            self._step(event)
-
-    def _rose(self, live: Live, key: str, text: str, name: str) -> bool:
-        """Whether a counter of an events file is higher than last time."""
-        count = next((int(line.split()[1]) for line in text.splitlines() if line.split()[0] == name), 0)
-        rose = count > live.counts.get(key, 0)
-        live.counts[key] = count
-        return rose
-
-    def _budget_event(self, text: str | None) -> None:
-        """All calls together reached the session's share (or the file was read for the first time)."""
-        if text is None or not any(live.leaf for live in self._live.values()):
-            return
-        usages = {}
-        for call, live in self._live.items():
-            with contextlib.suppress(cgroup.CgroupError):
-                if live.leaf is not None:
-                    usages[call] = cgroup.usage(live.leaf)
-        self._step(ctl.BudgetCrossed(usages))
-
-    def _measure(self, call: int, live: Live) -> None:
-        with contextlib.suppress(cgroup.CgroupError):
-            if live.leaf is not None:
-                self._step(ctl.Measured(call, cgroup.usage(live.leaf)))
+    def _no_room(self, live: Live, kill: ev.Kill) -> None:
+        """The host's scheduler chose this call to go."""
+        self._step(ctl.NoRoom(live.record.call, kill.held, kill.capacity, kill.waited_s, kill_words(kill)))
 
     # What is done
 
     def _step(self, event: ctl.Event) -> None:
         for action in self._controller.step(event, time.monotonic()):
-            self._act(action)
+            if (live := self._live.get(action.call)) is None:
+                continue
+            if isinstance(action, ctl.Measure):
+                self._readings.measure(action.call)
+            else:
+                self._acts.do(live, action)
         self._set_timer()
 
     def _set_timer(self) -> None:
@@ -295,46 +272,6 @@ class Calls:
             # Never sooner than 20 ms: a deadline that has passed waits for its measurement.
             delay = max(deadline - time.monotonic(), 0.02)
             self._timer = asyncio.get_running_loop().call_later(delay, self._step, ctl.Tick())
-
-    def _act(self, action: ctl.Action) -> None:
-        live = self._live.get(action.call)
-        if live is None:
-            return
-        if isinstance(action, ctl.SetLimits):
-            live.record.limits = action.limits
-            if live.limits is not None:
-                high = format_size(action.limits.memory_high_bytes)
-                self._deed(live, f"limits set (memory {high})", action.why)
-            self._apply_limits(live, action.limits)
-        elif isinstance(action, ctl.Measure):
-            self._measure(action.call, live)
-        elif isinstance(action, ctl.Brake):
-            self._deed(live, "braked", action.why)
-        elif isinstance(action, ctl.Release):
-            self._deed(live, "released", action.why)
-        elif isinstance(action, ctl.Tell):
-            self._deed(live, "told", action.notice.reason)
-            self._spawn(self._deliver(tell_call, live, action.notice))
-        else:
-            self._deed(live, "stopped", action.why)
-            self._spawn(self._deliver(stop_call, live, action.notice))
-
-    def _apply_limits(self, live: Live, limits: Limits) -> None:
-        if live.leaf is None:
-            return
-        try:
-            cgroup.limit(live.leaf, limits, live.limits or self._layout.given(live.leaf))
-            live.limits = limits
-        except cgroup.CgroupError as error:
-            if cgroup.populated(live.leaf):
-                self._log(f"call {live.record.call}: limits not set: {error}")
-
-    async def _deliver(
-        self, way: Callable[[int, Path | None, ctl.Notice], Awaitable[bool]], live: Live, notice: ctl.Notice
-    ) -> None:
-        """Tell or stop a call; say so in the log where nobody could be told."""
-        if not await way(live.record.pid, live.leaf, notice):
-            self._log(f"call {live.record.call}: nobody could be told: {notice.reason}")
 
     # The end
 
@@ -348,21 +285,35 @@ class Calls:
             or (live.leaf is not None and cgroup.populated(live.leaf))
         ):
             return
+        self._end(live)
+
+    def _end(self, live: Live) -> None:
+        call = live.record.call
+        self.share.ended(live)
         del self._live[call]
+        self._new.pop(call, None)
         self._forget(live)
         record = live.record
-        now = self._now()
+        now = self._acts.now()
         if record.ended_s is None:
             record.ended_s = now
         if record.outlived_by and now - record.ended_s > _OUTLIVING_S and not self._ending:
-            self._deed(live, f"{record.outlived_by} of its processes outlived it", format_duration(now - record.ended_s))
+            self._acts.deed(live, f"{record.outlived_by} of its processes outlived it", format_duration(now - record.ended_s))
         elif not self._ending:
             record.outlived_by = 0  # they ended with their root, a moment later
         if live.leaf is not None:
             self.placement.gone(live)
+            self._source.forget(live.cgroup_id)
             self._read_final(live, live.leaf)
-            cgroup.remove(live.leaf)
+            self._acts.remember(record)
         self._step(ctl.Ended(call))
+        self._recorder.call_ended(record, live.leaf)
+        self.ended += 1
+        if self._marks and len(self.records) > 2 * _KEPT_RECORDS:
+            # A container may run for months; what is older is in the history.
+            self.records = [one for one in self.records[:-_KEPT_RECORDS] if one.call in self._live] + self.records[
+                -_KEPT_RECORDS:
+            ]
 
     def _forget(self, live: Live) -> None:
         while live.handles:
@@ -382,10 +333,38 @@ class Calls:
         for call in list(self._live):
             self.end_if_over(call)
 
+    def end_all(self) -> None:
+        """The session is over, and so is every call, whatever events were missed."""
+        for live in self.live():
+            self._end(live)
+
     @property
     def loops(self) -> list[Loop]:
         """The retry loops found so far."""
         return self._leftovers.found
+
+    def change_priority(self, priority: Priority) -> None:
+        """All calls, those that run included, have another priority."""
+        self.placement.score = _VICTIM_SCORE[priority]
+        for leaf in self.leaves().values():
+            for pid in cgroup.processes(leaf):
+                process.prefer_as_victim(pid, _VICTIM_SCORE[priority])
+        self.share.change_priority(priority)
+
+    def hold(self, call: int, frozen: bool) -> None:
+        """An operator stops a call, or lets it go on (unless others make it wait).  Raises ValueError for a call that does not run."""
+        live = self._live.get(call)
+        if live is None or live.leaf is None:
+            raise ValueError(f"call {call} does not run")
+        if live.held != frozen:
+            live.held = frozen
+            if frozen or live.wait is None or live.wait.rung != "freeze":
+                cgroup.freeze(live.leaf, frozen)
+            self._acts.deed(live, "frozen" if frozen else "thawed", "by an operator")
+
+    def live(self) -> list[Live]:
+        """Those that run, in the order in which they began."""
+        return list(self._live.values())
 
     def leaves(self) -> dict[int, Path]:
         """The leaf of each live call."""
@@ -395,29 +374,16 @@ class Calls:
         """Whatever is still alive ends with the session: say so in its record."""
         self._ending = True
         for live in self._live.values():
-            self._deed(
+            self._acts.deed(
                 live, "ended with the session", f"{len(cgroup.processes(live.leaf)) if live.leaf else 0} processes were left"
             )
-
-    async def close(self) -> None:
-        """Finish what was begun to be told."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _deed(self, live: Live, what: str, why: str) -> None:
-        live.record.deeds.append(Deed(self._now(), what, why))
-        self._log(f"call {live.record.call}: {what} ({why})")
-
-    def _now(self) -> float:
-        return time.monotonic() - self._began
 
     def _seconds(self, at_ns: int) -> float:
         """The kernel's time of an event in seconds since the session began."""
         return at_ns / 1e9 - self._began
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def close(self) -> None:
+        """Finish what was begun to be told."""
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._acts.finish()

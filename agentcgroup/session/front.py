@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,46 +48,92 @@ def run_session(plan: Plan, lock: int) -> int:
     ``plan.stub``, ``plan.keeper`` and ``plan.front`` are filled in here.  Raises AgentCgroupError when the session can't be
     set up; nothing of it is left then.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
-    agent = _fork_stub(plan.argv, before)
-    ours, theirs = socket.socketpair()
-    plan = replace(plan, stub=agent.pid, keeper=_fork_keeper(), front=os.getpid())
-    engine = os.fork()
-    if engine == 0:
-        ours.close()
-        os.close(agent.go)
-        os.close(agent.failed)
-        _be_engine(plan, theirs)
-    theirs.close()
-    lines = ours.makefile("r", encoding="utf-8")
-    answer = _next(lines)
-    if "ready" not in answer:
-        os.close(agent.go)
-        os.waitpid(agent.pid, 0)
-        os.waitpid(engine, 0)
-        _clear(plan)
-        raise AgentCgroupError(answer.get("error") or "the governing process ended before the session began")
-    try:
-        with contextlib.suppress(BrokenPipeError):
-            os.write(agent.go, b"g")
-        os.close(agent.go)
-        status = _attend(agent.pid, engine, plan)
-        failure = os.read(agent.failed, 16)
-        with contextlib.suppress(OSError):
-            ours.sendall(json.dumps({"exit": status}).encode())
-        report = _next(lines).get("report")
+    with _signals_blocked() as before:
+        agent = _fork_stub(plan.argv, before)
+        ours, theirs = socket.socketpair()
+        plan = replace(plan, stub=agent.pid, keeper=_fork_keeper(), front=os.getpid())
+        engine = os.fork()
+        if engine == 0:
+            ours.close()
+            os.close(agent.go)
+            os.close(agent.failed)
+            _be_engine(plan, theirs)
+        theirs.close()
+
+        def other_ended(pid: int) -> None:
+            if pid == engine:
+                # Without its governor, nothing may stay braked, frozen or capped.
+                lift(session_cgroup(plan.name))
+
+        try:
+            status, report = _accompany(agent, ours, plan.argv, other_ended)
+        except _NotReadyError as error:
+            os.waitpid(engine, 0)
+            _clear(plan)
+            raise AgentCgroupError(str(error) or "the governing process ended before the session began") from None
         os.close(lock)
-        if failure:
-            error = AgentCgroupError(f"{plan.argv[0]} can't be executed", os.strerror(int(failure)), "check the command after --")
-            error.exit_code = os.waitstatus_to_exitcode(status)
-            raise error
         _finish(plan, report)
+    return status
+
+
+def run_with_daemon(link: socket.socket, argv: tuple[str, ...], order: dict[str, Any]) -> tuple[int, dict[str, Any] | None]:
+    """Run a session that the daemon governs; returns the agent's exit status as wait(2) encodes it, and the report.
+
+    ``link`` leads to the daemon, ``order`` says what is wished for (``service.orders``).  Raises AgentCgroupError when it refuses.
+    """
+    with _signals_blocked() as before:
+        agent = _fork_stub(argv, before)
+        keeper = _fork_keeper()
+        try:
+            link.sendall(json.dumps({**order, "argv": argv, "stub": agent.pid, "keeper": keeper}).encode() + b"\n")
+            return _accompany(agent, link, argv, lambda _: None)
+        except (_NotReadyError, BrokenPipeError) as error:
+            raise AgentCgroupError(str(error) or "the daemon ended before the session began") from None
+
+
+class _NotReadyError(Exception):
+    """The session could not be set up; the stub is gone."""
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[Iterable[int]]:
+    """Signals are waited for, not handled; gives the mask of before."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+    try:
+        yield before
     finally:
         # Signals that came meanwhile were for the agent, which is gone: take them off before unblocking.
         while signal.sigtimedwait(_HANDLED, 0):
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return status
+
+
+def _accompany(
+    agent: _Agent, link: socket.socket, argv: tuple[str, ...], other_ended: Callable[[int], None]
+) -> tuple[int, dict[str, Any] | None]:
+    """Let the stub become the agent when whoever governs is ready, and be its parent until it ends: its status, and the report.
+
+    Raises AgentCgroupError where the agent can't be executed.
+    """
+    lines = link.makefile("r", encoding="utf-8")
+    answer = _next(lines)
+    if "ready" not in answer:
+        os.close(agent.go)
+        os.waitpid(agent.pid, 0)
+        raise _NotReadyError(answer.get("error") or "")
+    with contextlib.suppress(BrokenPipeError):
+        os.write(agent.go, b"g")
+    os.close(agent.go)
+    status = _attend(agent.pid, other_ended)
+    failure = os.read(agent.failed, 16)
+    with contextlib.suppress(OSError):
+        link.sendall(json.dumps({"exit": status}).encode() + b"\n")
+    report = _next(lines).get("report")
+    if failure:
+        error = AgentCgroupError(f"{argv[0]} can't be executed", os.strerror(int(failure)), "check the command after --")
+        error.exit_code = os.waitstatus_to_exitcode(status)
+        raise error
+    return status, report
 
 
 def _fork_stub(argv: tuple[str, ...], mask: Iterable[int]) -> _Agent:
@@ -126,7 +172,8 @@ def _fork_keeper() -> int:
         os.closerange(waits + 1, os.sysconf("SC_OPEN_MAX"))
         for number in (0, 1, 2):
             os.close(number)
-        Path("/proc/self/oom_score_adj").write_text("-1000")
+        with contextlib.suppress(OSError):  # only root may
+            Path("/proc/self/oom_score_adj").write_text("-1000")
         os.read(waits, 1)
     finally:
         os._exit(0)
@@ -155,7 +202,7 @@ def _be_engine(plan: Plan, channel: socket.socket) -> None:
         os._exit(1)
 
 
-def _attend(agent: int, engine: int, plan: Plan) -> int:
+def _attend(agent: int, other_ended: Callable[[int], None]) -> int:
     """Be the agent's parent until it ends; returns its status."""
     while True:
         # Look before waiting: a child's change and a signal may have come together.
@@ -163,12 +210,11 @@ def _attend(agent: int, engine: int, plan: Plan) -> int:
             pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
             if pid == 0:
                 break
-            if pid == engine:
-                # Without its governor, nothing may stay braked, frozen or capped.
-                lift(session_cgroup(plan.name))
-            elif pid == agent and os.WIFSTOPPED(status):
+            if pid != agent:
+                other_ended(pid)
+            elif os.WIFSTOPPED(status):
                 os.kill(os.getpid(), signal.SIGSTOP)  # the shell that waits for us must see it
-            elif pid == agent:
+            else:
                 return status
         info = signal.sigwaitinfo(_HANDLED)
         number = signal.Signals(info.si_signo)
@@ -198,8 +244,6 @@ def _finish(plan: Plan, report: dict[str, Any] | None) -> None:
         _clear(plan)
         return
     print_summary(report, sys.stderr)
-    if report.get("report_error"):
-        print(f"agentcgroup: the report was not written: {report['report_error']}", file=sys.stderr)
 
 
 def _clear(plan: Plan) -> None:

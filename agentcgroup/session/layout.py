@@ -8,15 +8,18 @@ at the moment it is empty, and with it the figures of the call that ended last.
 """
 
 import contextlib
+import time
 from pathlib import Path
 
 from agentcgroup import cgroup, systemd
 from agentcgroup.classify import Budget
-from agentcgroup.model import Limits
+from agentcgroup.model import Limits, Priority
 from agentcgroup.session.places import AGENT, KEEPER, TOOLS, session_cgroup
 from agentcgroup.sources import Source
 
 _TOOLS_CPU_WEIGHT = 100
+_MOVING_S = 5.0
+"""A container that forks faster than its processes can be moved for this long is not divided."""
 _SPARES = 3
 """Leaves that are kept ready: agents run a few calls at once at most."""
 
@@ -24,36 +27,77 @@ _SPARES = 3
 class Layout:
     """The cgroups of one session."""
 
-    def __init__(self, name: str, source: Source) -> None:
+    def __init__(self, name: str, source: Source, top: Path | None = None) -> None:
+        """``top``: the session's cgroup, where it is not the one that follows from its name."""
         self.name = name
         self._source = source
-        self.top = session_cgroup(name)
+        self.top = top or session_cgroup(name)
         self.agent = self.top / AGENT
         self.tools = self.top / TOOLS
         self._keeper = self.top / KEEPER
         self._spares: set[Path] = set()
         self._given: dict[Path, Limits] = {}
 
-    def create(self, stub: int, keeper: int, budget: Budget, cpu_weight: int, agent_cpu_weight: int) -> None:
-        """Make the session's cgroups and move ``stub`` into the agent domain; it must not have run yet."""
+    def create(self, stub: int, keeper: int, budget: Budget, priority: Priority, cpu_weight: int, agent_cpu_weight: int) -> None:
+        """Make the session's cgroups and move ``stub`` into the agent domain; it must not have run yet.
+
+        What is protected from reclaim is the agent's baseline, and of a session of high priority all.
+        """
+        protected = _protected(budget, priority)
         if systemd.is_running():
-            systemd.start_scope(self.name, [stub, keeper], budget.session, budget.agent_low, cpu_weight)
+            systemd.start_scope(self.name, [stub, keeper], budget.session, protected, cpu_weight)
         else:
             self.top.parent.mkdir(exist_ok=True)
             cgroup.enable_controllers(self.top.parent, cgroup.mount_point())
             cgroup.create(self.top)
             cgroup.write(self.top, "memory.max", budget.session)
-            cgroup.write(self.top, "memory.low", budget.agent_low)
+            cgroup.write(self.top, "memory.low", protected)
             cgroup.write(self.top, "cpu.weight", cpu_weight)
         for part in (self.agent, self.tools, self._keeper):
             cgroup.create(part)
         self._source.watch_agent(self.agent)
         cgroup.add(self.agent, stub)
         cgroup.add(self._keeper, keeper)
+        self._limit_parts(budget, protected, agent_cpu_weight)
+
+    def take_over(self, budget: Budget, priority: Priority, agent_cpu_weight: int) -> None:
+        """Divide the cgroup of a container that runs: all that is in it becomes the agent; leaves that are there stay.
+
+        Raises CgroupError where that can't be done.
+        """
+        for part in (self.agent, self.tools):
+            if not part.exists():
+                cgroup.create(part)
+        self._source.watch_agent(self.agent)
+        deadline = time.monotonic() + _MOVING_S
+        # Whoever is born meanwhile is found the next time.
+        while (found := cgroup.processes(self.top)) and time.monotonic() < deadline:
+            for pid in found:
+                cgroup.add(self.agent, pid)
+        self._limit_parts(budget, _protected(budget, priority), agent_cpu_weight)
+
+    def change_priority(self, budget: Budget, priority: Priority, cpu_weight: int) -> None:
+        """What follows from a session's priority, for one that runs; a container's own weight is its engine's."""
+        protected = _protected(budget, priority)
+        cgroup.write(self.tools, "memory.low", protected - budget.agent_low)
+        if self.top != session_cgroup(self.name):
+            return
+        if systemd.is_running():
+            systemd.change_scope(self.name, protected, cpu_weight)
+        else:
+            cgroup.write(self.top, "memory.low", protected)
+            cgroup.write(self.top, "cpu.weight", cpu_weight)
+
+    def watch_again(self) -> None:
+        """The session's cgroups are there already; be told of the agent's from now on."""
+        self._source.watch_agent(self.agent)
+
+    def _limit_parts(self, budget: Budget, protected: int, agent_cpu_weight: int) -> None:
         cgroup.enable_controllers(self.tools, self.top)
         cgroup.write(self.agent, "memory.low", budget.agent_low)
         cgroup.write(self.agent, "memory.max", budget.agent_max)
         cgroup.write(self.agent, "cpu.weight", agent_cpu_weight)
+        cgroup.write(self.tools, "memory.low", protected - budget.agent_low)
         cgroup.write(self.tools, "memory.high", budget.tools_high)
         cgroup.write(self.tools, "memory.max", budget.tools_max)
         cgroup.write(self.tools, "cpu.weight", _TOOLS_CPU_WEIGHT)
@@ -89,6 +133,10 @@ class Layout:
                 self._given[leaf] = limits
                 self._spares.add(leaf)
 
+    def is_spare(self, leaf: Path) -> bool:
+        """Whether the leaf is one that is kept ready here."""
+        return leaf in self._spares
+
     def drop_spares(self) -> None:
         """Remove the leaves that were kept ready."""
         for leaf in list(self._spares):
@@ -105,3 +153,8 @@ class Layout:
             self._source.watch_call(leaf)
         # A command is several processes: half of it killed is of no use to anyone.
         cgroup.write(leaf, "memory.oom.group", 1)
+
+
+def _protected(budget: Budget, priority: Priority) -> int:
+    """Bytes of a session that reclaim is to leave alone."""
+    return budget.session if priority == "high" else budget.agent_low

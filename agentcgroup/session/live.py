@@ -1,5 +1,6 @@
 """A live tool call, and where its processes are: which leaf it has, and which of its processes are still outside."""
 
+import asyncio
 import contextlib
 import errno
 import time
@@ -15,8 +16,22 @@ from agentcgroup.tracker import Join, Tracker
 
 
 @dataclass(slots=True)
+class Waiting:
+    """Why a call is slowed or stopped, and since when (CLOCK_MONOTONIC, seconds); ``lift`` lets it go if nobody else does."""
+
+    since_s: float
+    rung: str
+    why: str
+    lift: asyncio.TimerHandle
+
+
+@dataclass(slots=True)
 class Live:
-    """``settled_ns`` is when a process of it was moved last; ``misplaced`` counts those that may have to be."""
+    """``settled_ns`` is when a process of it was moved last; ``misplaced`` counts those that may have to be.
+
+    ``loose`` is how much of its memory was page cache when that was looked at last; at ``ask_at`` bytes it is to ask
+    for more; ``announced`` is what it is known to need.  ``held``: an operator froze it.
+    """
 
     record: CallRecord
     leaf: Path | None = None
@@ -29,18 +44,27 @@ class Live:
     awaits_command: bool = False
     counts: dict[str, int] = field(default_factory=dict)
     killed: bool = False
+    stopped: bool = False
+    loose: int = 0
+    ask_at: int = 0
+    announced: int = 0
+    wait: Waiting | None = None
+    held: bool = False
 
 
 class Placement:
     """Puts the processes of live calls into their leaves."""
 
     def __init__(
-        self, live: dict[int, Live], layout: Layout, tracker: Tracker, sees_inside: bool, log: Callable[[str], None]
+        self, live: dict[int, Live], layout: Layout, tracker: Tracker, sees_inside: bool, score: int, log: Callable[[str], None]
     ) -> None:
+        """``score``: the oom_score_adj of calls."""
         self._live, self._layout, self._tracker, self._log = live, layout, tracker, log
-        self._sees_inside = sees_inside
+        self._sees_inside, self.score = sees_inside, score
         self._late: deque[tuple[int, int]] = deque()
         self._by_cgroup: dict[int, int] = {}
+        self.placed: Callable[[Path, int], None] = lambda leaf, pid: None
+        """Told of every process that was put into a leaf."""
         self.bare: list[Live] = []
         """Calls whose leaf is new, and has no watches yet."""
 
@@ -95,7 +119,9 @@ class Placement:
             placed = False
         live.settled_ns = time.monotonic_ns()
         if placed:
-            process.prefer_as_victim(pid)
+            process.prefer_as_victim(pid, self.score)
+            if live.leaf is not None:
+                self.placed(live.leaf, pid)
         return placed
 
     def _move(self, live: Live, pid: int) -> bool:
@@ -111,13 +137,17 @@ class Placement:
             live.leaf = None
             placed = cgroup.add(self._layout.renew_leaf(leaf), pid)
         if live.leaf is None and placed:
-            live.leaf, live.record.leaf = leaf, leaf.name
-            live.cgroup_id = cgroup.number(leaf)
-            self._by_cgroup[live.cgroup_id] = call
-            self.bare.append(live)
+            self.restore(live, leaf)
         elif live.leaf is None:
             cgroup.remove(leaf)
         return placed
+
+    def restore(self, live: Live, leaf: Path) -> None:
+        """This is the call's leaf; its processes are in it."""
+        live.leaf, live.record.leaf = leaf, leaf.name
+        live.cgroup_id = cgroup.number(leaf)
+        self._by_cgroup[live.cgroup_id] = live.record.call
+        self.bare.append(live)
 
     def gone(self, live: Live) -> None:
         """A call is over: its leaf's id means nothing any more."""

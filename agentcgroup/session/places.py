@@ -16,12 +16,16 @@ from pathlib import Path
 
 from agentcgroup import cgroup, systemd
 from agentcgroup.errors import AgentCgroupError, errno_words
+from agentcgroup.session.marks import marked
 
 RUN = Path("/run/agentcgroup")
 SESSIONS = RUN / "sessions"
+DAEMON_SOCKET = RUN / "control.sock"
 AGENT = "agent"
 TOOLS = "tools"
 KEEPER = "keeper"
+CONTAINER = "cgroup"
+"""In the folder of a container's session: the path of its cgroup."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}", re.A | re.I)
 _END_WAIT_S = 5.0
 
@@ -74,10 +78,24 @@ def claim(name: str) -> tuple[Path, int]:
             raise AgentCgroupError(
                 f"session name {name!r} is taken", "a session of that name is running", "choose another with --name"
             )
-        folder.mkdir(mode=0o755)
+        folder.mkdir()
+        for part in (SESSIONS, folder):
+            part.chmod(0o755)  # agents of any user find their session's socket there
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return folder, descriptor
+
+
+def reclaim(folder: Path) -> int:
+    """The lock of a session that nobody governs any more.  Raises OSError where somebody does, or it is gone."""
+    with _registry():
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise
+    return descriptor
 
 
 def release(folder: Path) -> None:
@@ -130,12 +148,17 @@ def _clean_stale(folder: Path, end: bool = False) -> Cleaned | None:
     finally:
         if descriptor is not None:
             os.close(descriptor)
+    if (container := folder / CONTAINER).exists():
+        lift(Path(container.read_text()))
+        shutil.rmtree(folder, ignore_errors=True)
+        return Cleaned(folder.name, 0, ())
     before = sum(1 for _ in cgroup.subtree(place))
     lift(place)
     running = tuple(cgroup.processes(place / AGENT))
     if running and not end:
         for leaf in (place / TOOLS).glob("*-*"):
-            cgroup.remove(leaf)
+            if not marked(leaf):  # else the daemon takes it up
+                cgroup.remove(leaf)
     else:
         running = ()
         end_session(folder.name)
@@ -143,17 +166,20 @@ def _clean_stale(folder: Path, end: bool = False) -> Cleaned | None:
     return Cleaned(folder.name, before - sum(1 for _ in cgroup.subtree(place)), running)
 
 
+def let_go(place: Path) -> None:
+    """Whatever waits below a session goes on: no brake, no freeze; its limits stay."""
+    _write_below(place, {"cgroup.freeze": "0", "cpu.max": cgroup.MAX})
+
+
 def lift(place: Path) -> None:
-    """Take back every brake and freeze below a session; its own budget stays."""
+    """Take back every brake, freeze and limit below a session; its own budget stays."""
+    let_go(place)
+    _write_below(place, {"memory.high": cgroup.MAX, "memory.max": cgroup.MAX})
+
+
+def _write_below(place: Path, values: dict[str, str]) -> None:
     for part in cgroup.subtree(place):
-        if part == place:
-            continue
-        for name, value in (
-            ("cgroup.freeze", "0"),
-            ("memory.high", cgroup.MAX),
-            ("memory.max", cgroup.MAX),
-            ("cpu.max", cgroup.MAX),
-        ):
+        for name, value in values.items() if part != place else ():
             with contextlib.suppress(cgroup.CgroupError):
                 cgroup.write(part, name, value)
 

@@ -4,14 +4,18 @@
 """
 
 import dataclasses
+import json
 import os
 import signal
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 from agentcgroup.boundary import AgentProcess
 from agentcgroup.classify import Budget
 from agentcgroup.command import display
+from agentcgroup.kernel.scheduler import Figures
 from agentcgroup.loops import Loop
 from agentcgroup.model import CallRecord
 from agentcgroup.units import format_duration, format_size
@@ -22,6 +26,7 @@ SCHEMA = 1
 def build_report(
     name: str, argv: Sequence[str], priority: str, budget: Budget, began_at: float, duration_s: float,
     agent_status: int | None, agent_peak: int | None, agent_kills: int, source: str, source_figures: dict[str, float],
+    enforcer: str, figures: Figures | None,
     launched: Sequence[AgentProcess], records: Sequence[CallRecord], loops: Sequence[Loop], log: Sequence[str],
 ) -> dict[str, Any]:  # fmt: skip
     """Everything about a session as JSON-able data.  Sizes in bytes, times in seconds; ``started`` since the epoch."""
@@ -33,6 +38,8 @@ def build_report(
         "kernel": os.uname().release,
         "source": source,
         "source_figures": source_figures,
+        "enforcer": enforcer,
+        "scheduler": figures._asdict() if figures else None,
         "started": began_at,
         "duration_s": duration_s,
         "budget": dataclasses.asdict(budget),
@@ -60,8 +67,25 @@ def build_report(
 def _call(record: CallRecord) -> dict[str, Any]:
     data = dataclasses.asdict(record)
     data["duration_s"] = None if record.ended_s is None else max(0.0, record.ended_s - record.started_s)
-    data["command"] = display(record.argv, 500) if record.argv else "(ended before it could be looked at)"
+    data["command"] = command_words(record)
     return data
+
+
+def command_words(record: CallRecord) -> str:
+    """The command of a call for people, as far as it is known."""
+    return display(record.argv, 500) if record.argv else "(ended before it could be looked at)"
+
+
+def write_down(report: dict[str, Any], file: Path) -> None:
+    """Write the report to a file; where that fails, the report says so (``report_error``)."""
+    try:
+        # A name of its own, made exclusively: the folder may be one that others can write, like /tmp.
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as partial:
+            partial.write(json.dumps(report) + "\n")
+        Path(partial.name).chmod(0o644)
+        Path(partial.name).replace(file)
+    except OSError as error:
+        report["report_error"] = f"{file}: {error.strerror}"
 
 
 def exit_words(status: int | None) -> str:
@@ -96,15 +120,15 @@ def print_summary(report: dict[str, Any], out: TextIO) -> None:
     for call in calls + helpers:
         deeds = ", ".join(f"{deed['what']} ({deed['why']})" for deed in call["deeds"])
         cells = [str(call["call"]), _cut(call["command"], width), call["class_name"] + (" (helper)" if call["kind"] == "helper" else ""),
-                 _or_dash(call["duration_s"], format_duration), _or_dash(call["memory_peak_bytes"], format_size),
-                 _or_dash(call["limits"] and call["limits"]["memory_high_bytes"], format_size),
-                 _or_dash(call["cpu_s"], format_duration), exit_words(call["exit_status"]), deeds]  # fmt: skip
+                 or_dash(call["duration_s"], format_duration), or_dash(call["memory_peak_bytes"], format_size),
+                 or_dash(call["limits"] and call["limits"]["memory_high_bytes"], format_size),
+                 or_dash(call["cpu_s"], format_duration), exit_words(call["exit_status"]), deeds]  # fmt: skip
         table.add_row(*(Text(cell) for cell in cells))
     agent = report["agent"]
     budget = report["budget"]
     plural = "" if len(calls) == 1 else "s"
     console.print(Text(f"\nagentcgroup: session {report['session']}: {len(calls)} tool call{plural} in {format_duration(report['duration_s'])}"
-                       f", budget {format_size(budget['session'])}, kernel {report['kernel']}, events from the {report['source']}"))  # fmt: skip
+                       f", budget {format_size(budget['session'])}, kernel {report['kernel']}, events from the {report['source']}, enforcer {report['enforcer']}"))  # fmt: skip
     if calls or helpers:
         console.print(table)
     for one in agent["processes"]:
@@ -127,6 +151,8 @@ def print_summary(report: dict[str, Any], out: TextIO) -> None:
     for words, meaning in _COUNTED_NOTES.items():
         if times := sum(words in line for line in report["log"]):
             console.print(Text(f"note: {meaning} ({times} times)"))
+    if report.get("report_error"):
+        console.print(Text(f"agentcgroup: the report was not written: {report['report_error']}"))
     if agent["out_of_memory_kills"]:
         console.print(Text(
             f"agentcgroup: the agent itself reached its memory cap of {format_size(budget['agent_max'])} and the kernel killed"
@@ -147,5 +173,6 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _or_dash(value: Any, words: Any) -> str:
-    return "-" if value is None else words(value)
+def or_dash(value: Any, words: Any) -> str:
+    """The value in words, ``-`` for what is not known."""
+    return "-" if value is None else str(words(value))

@@ -100,6 +100,39 @@ def test_time_and_processes_stop_a_call_where_the_policy_says_so() -> None:
     assert stop.notice.reason == "processes"
 
 
+def test_a_call_that_gets_nowhere_for_lack_of_memory_is_stopped() -> None:
+    controller = started()
+    limit = POLICY.session.thrash
+    assert controller.step(ctl.Stalled(1, 5.0), 10.0) == []
+    assert controller.step(ctl.Stalled(1, 5.0 + 0.9 * limit), 10.0 + 0.99 * limit) == []
+    [stop] = controller.step(ctl.Stalled(1, 5.0 + 0.92 * limit), 10.0 + 1.01 * limit)
+    assert isinstance(stop, ctl.Stop)
+    assert stop.notice.reason == "stalled"
+
+
+def test_a_call_that_stalls_now_and_then_goes_on() -> None:
+    controller = started()
+    for second in range(100):
+        assert controller.step(ctl.Stalled(1, 0.5 * second), float(second)) == []
+
+
+def test_where_processors_are_short_a_long_call_sinks_below_a_short_one() -> None:
+    controller = started()
+    controller.step(ctl.Began(2, GRANTED), 0.1)
+    actions = controller.step(ctl.Computed({1: 12.0, 2: 0.1}), 13.0)
+    assert [(action.call, action.limits.cpu_weight) for action in actions if isinstance(action, ctl.SetLimits)] == [(1, 25)]
+
+
+def test_a_call_that_is_alone_does_not_sink() -> None:
+    assert started().step(ctl.Computed({1: 12.0}), 13.0) == []
+
+
+def test_a_call_that_the_host_has_no_room_for_is_stopped_with_the_reason() -> None:
+    [stop] = started().step(ctl.NoRoom(1, 100, 1000, 3.0, "because"), 1.0)
+    assert isinstance(stop, ctl.Stop)
+    assert (stop.notice.reason, stop.notice.used, stop.why) == ("room", 100, "room: because")
+
+
 def test_told_once_of_each_thing() -> None:
     controller = started()
     assert len(controller.step(ctl.ProcessesRefused(1), 1.0)) == 1
@@ -120,6 +153,9 @@ EVENTS = st.one_of(
     st.builds(ctl.BudgetCrossed, st.dictionaries(CALLS, USAGES)),
     st.builds(ctl.ProcessesRefused, CALLS),
     st.builds(ctl.KernelKilled, CALLS),
+    st.builds(ctl.NoRoom, CALLS, SIZES, SIZES, st.floats(0, 100), st.just("why")),
+    st.builds(ctl.Stalled, CALLS, st.floats(0, 1000)),
+    st.builds(ctl.Computed, st.dictionaries(CALLS, st.floats(0, 100))),
     st.builds(ctl.Ended, CALLS),
     st.just(ctl.Tick()),
 )

@@ -1,0 +1,121 @@
+"""What the controller decided, done to a call: limits, words on its stderr, its end; and what was done, written down."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from agentcgroup import cgroup
+from agentcgroup import controller as ctl
+from agentcgroup.enforce import kernel_release
+from agentcgroup.model import CallRecord, Deed, Limits
+from agentcgroup.session.layout import Layout
+from agentcgroup.session.live import Live
+from agentcgroup.session.share import Share
+from agentcgroup.session.voice import stop_call, tell_call
+from agentcgroup.units import format_size
+
+_WORTH_ANNOUNCING_BYTES = 64 << 20
+"""The peak of an earlier call from which the same command is expected to reach it again."""
+_LIMITS_WITHOUT_RECLAIM = (6, 16)
+"""From here on a limit written with O_NONBLOCK does not wait until memory above it is reclaimed."""
+
+
+class Acts:
+    """Carries actions out on the live calls of a session; ``share`` is set when there is one."""
+
+    share: Share
+
+    def __init__(
+        self, layout: Layout, log: Callable[[str], None], note: Callable[[CallRecord, Deed], None], began: float
+    ) -> None:
+        self._layout, self._log, self._note, self._began = layout, log, note, began
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._peaks: dict[tuple[str, ...], int] = {}
+
+    def do(self, live: Live, action: ctl.SetLimits | ctl.Brake | ctl.Release | ctl.Tell | ctl.Stop) -> None:
+        """Carry one action out."""
+        if isinstance(action, ctl.SetLimits):
+            live.record.limits = action.limits
+            if live.limits is not None:
+                same = action.limits.memory_high_bytes == live.limits.memory_high_bytes
+                memory = f"{format_size(action.limits.memory_high_bytes)} of memory"
+                self.deed(live, f"limits set ({f'CPU weight {action.limits.cpu_weight}' if same else memory})", action.why)
+            self.apply_limits(live, action.limits)
+        elif isinstance(action, ctl.Brake):
+            self.deed(live, "braked", action.why)
+        elif isinstance(action, ctl.Release):
+            self.deed(live, "released", action.why)
+        elif isinstance(action, ctl.Tell):
+            self.deed(live, "told", action.notice.reason)
+            self.spawn(self._deliver(tell_call, live, action.notice))
+        else:
+            if not live.stopped:
+                live.stopped = True
+                self.deed(live, "stopped", action.why)
+            self.spawn(self._deliver(stop_call, live, action.notice))
+
+    def apply_limits(self, live: Live, limits: Limits) -> None:
+        """Give a call's leaf its limits, and tell the host process of it."""
+        if live.leaf is None:
+            return
+        before = live.limits
+        lower = before is not None and limits.memory_high_bytes < before.memory_high_bytes
+        try:
+            if lower and kernel_release() < _LIMITS_WITHOUT_RECLAIM:
+                self.spawn(_limit_beside(live.leaf, limits, before))
+            else:
+                cgroup.limit(live.leaf, limits, before or self._layout.given(live.leaf))
+            live.limits = limits
+            (self.share.announced if before else self.share.began)(live, self._announced(live))
+        except cgroup.CgroupError as error:
+            if cgroup.populated(live.leaf):
+                self._log(f"call {live.record.call}: limits not set: {error}")
+
+    def _announced(self, live: Live) -> int:
+        """How much the call is known to need: by its hint, else by what the same command took before, else nothing."""
+        record, said = live.record, live.record.hint.memory
+        if isinstance(said, int):
+            return said
+        return self._peaks.get(record.argv, record.expected_bytes or 0 if said else 0)
+
+    def remember(self, record: CallRecord) -> None:
+        """A call has ended: what it took is what the same command is expected to take again."""
+        if (record.memory_peak_bytes or 0) >= _WORTH_ANNOUNCING_BYTES:
+            self._peaks[record.argv] = record.memory_peak_bytes or 0
+
+    async def _deliver(
+        self, way: Callable[[int, Path | None, ctl.Notice], Awaitable[bool]], live: Live, notice: ctl.Notice
+    ) -> None:
+        """Tell or stop a call; say so in the log where nobody could be told."""
+        if not await way(live.record.pid, live.leaf, notice):
+            self._log(f"call {live.record.call}: nobody could be told: {notice.reason}")
+
+    def deed(self, live: Live, what: str, why: str, lasted_s: float | None = None) -> None:
+        """Write down what was done to a call."""
+        live.record.deeds.append(Deed(self.now(), what, why, lasted_s))
+        self._note(live.record, live.record.deeds[-1])
+        self._log(f"call {live.record.call}: {what} ({why})")
+
+    def now(self) -> float:
+        """Seconds since the session began."""
+        return time.monotonic() - self._began
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something beside everything else; ``finish`` waits for it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def finish(self) -> None:
+        """Wait for what was begun."""
+        if self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def _limit_beside(leaf: Path, limits: Limits, before: Limits | None) -> None:
+    """Lower a limit in a thread of its own, for as long as the kernel needs to reclaim what is above it."""
+    with contextlib.suppress(cgroup.CgroupError):
+        await asyncio.to_thread(cgroup.limit, leaf, limits, before)

@@ -1,0 +1,212 @@
+"""Follows a session's processes: which are the agent's, which belong to a call, and which begin one.
+
+Events say it; where they were lost, /proc and the cgroups do.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from agentcgroup import cgroup, process
+from agentcgroup.session.calls import Calls
+from agentcgroup.session.layout import Layout
+from agentcgroup.sources import (
+    Emptied,
+    Event,
+    Execed,
+    Exited,
+    Forked,
+    Grown,
+    HeldOut,
+    HintSeen,
+    Lost,
+    MemoryNews,
+    Source,
+    Victim,
+    Waited,
+)
+from agentcgroup.tracker import Tracker
+
+_OLD_NS = 1_000_000_000
+
+
+class Follower:
+    """Tells the calls of a session what its processes do.
+
+    ``stub`` is the process that became the agent; ``stdio_of`` the one whose standard streams are the agent's own; ``last_event`` is
+    when a process of the session ended last (CLOCK_MONOTONIC, seconds).
+    """
+
+    def __init__(
+        self, tracker: Tracker, calls: Calls, source: Source, layout: Layout, stub: int, stdio_of: int,
+        outsiders_call: bool, drain: Callable[[], None], later: Callable[[Callable[[], None]], object], log: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """``drain`` takes in what waits in the source; ``later`` does something when that is done.
+
+        ``outsiders_call``: a program that a process from outside starts in the agent domain is a call (``docker exec``).
+        """
+        self._tracker, self._calls, self._source, self._layout = tracker, calls, source, layout
+        self._stub, self.stdio_of, self._outsiders_call = stub, stdio_of, outsiders_call
+        self._drain, self._later, self._log = drain, later, log
+        self.last_event = 0.0
+        self._read_again_ns = 0
+        self._on: dict[type[Event], Callable[[Any], None]] = {
+            Forked: self._forked,
+            Execed: self._execed,
+            Exited: self._exited,
+            HeldOut: self._held_out,
+            Lost: self._lost,
+            **dict.fromkeys((Emptied, HintSeen, MemoryNews, Victim, Waited, Grown), calls.news),
+        }
+
+    def deliver(self, event: Event) -> None:
+        """Take in one event."""
+        self._on[type(event)](event)
+
+    def _forked(self, event: Forked) -> None:
+        if event.at_ns < self._read_again_ns and self._tracker.knows(event.child):
+            return  # found already, and perhaps not where it was born
+        if self._source.sees_inside and not self._tracker.knows(event.parent):
+            self._find_place(event.parent)
+        if (joined := self._tracker.forked(event.parent, event.child, event.at_ns)) is not None:
+            self._calls.placement.join(joined)
+
+    def _execed(self, event: Execed) -> None:
+        if self._tracker.is_agent(event.pid):
+            self._agent_execed(event)
+        elif (call := self._tracker.call_of(event.pid)) is not None:
+            self._calls.said.execed(call, event.pid)
+        elif self._source.sees_inside and self._is_in_agent_domain(event.pid):
+            self._find_place(event.pid, started=True)
+        else:
+            self._source.let_go(event.pid)
+
+    def _exited(self, event: Exited) -> None:
+        call = self._tracker.call_of(event.pid)
+        if call is None and not self._tracker.is_agent(event.pid):
+            return
+        self.last_event = time.monotonic()
+        if (ended := self._tracker.exited(event.pid, event.status, event.at_ns)) is not None:
+            self._calls.root_exited(ended, event.ran_ns)
+        elif call is not None and not self._tracker.size(call):
+            self._calls.end_if_over(call)
+
+    def _is_in_agent_domain(self, pid: int) -> bool:
+        try:
+            return cgroup.of_process(pid) == self._layout.agent
+        except ProcessLookupError:
+            return False
+
+    def _is_in_session(self, pid: int) -> bool:
+        try:
+            return cgroup.of_process(pid).is_relative_to(self._layout.top)
+        except ProcessLookupError:
+            return False
+
+    def _held_out(self, event: HeldOut) -> None:
+        self._log(f"process {event.pid} was not placed within {event.held_s * 1000:.0f} ms, and started anyway")
+        self._catch_up(event.pid)
+
+    def _lost(self, _: Lost) -> None:
+        self._log("process events were lost: reading the session again")
+        self._later(self.resync)
+
+    def _agent_execed(self, event: Execed) -> None:
+        if (forker := self._tracker.forked_by(event.pid)) is not None:
+            # A shell whose own start was not told, perhaps; then this belongs to its call.
+            self._catch_up(forker)
+            if (call := self._tracker.call_of(event.pid)) is not None:
+                self._calls.said.execed(call, event.pid)
+                return
+        # What was seen long ago may be over, and its number another's by now.
+        there = time.monotonic_ns() < event.at_ns + _OLD_NS or self._is_in_agent_domain(event.pid)
+        facts = process.facts(event.pid, self.stdio_of) if there else None
+        before = len(self._tracker.launched)
+        begun = self._tracker.execed(event.pid, facts, event.at_ns)
+        if begun is not None:
+            self._calls.begin(begun, there)
+            return
+        self._source.let_go(event.pid)
+        if len(self._tracker.launched) > before:
+            taken = self._tracker.launched[-1]
+            self._log(f"process {taken.pid} taken for the agent: {taken.verdict.why}")
+
+    def resync(self) -> None:
+        """Read anew where the session's processes are: the way back from lost events."""
+        seen = set()
+        for call, leaf in self._calls.leaves().items():
+            for pid in cgroup.processes(leaf):
+                seen.add(pid)
+                if not self._source.sees_inside and self._tracker.call_of(pid) != call:
+                    self._tracker.adopt(pid, call)
+        for pid in sorted(cgroup.processes(self._layout.agent)):
+            seen.add(pid)
+            if not self._tracker.knows(pid):
+                self._source.watch_exit(pid)  # its birth may have been before anybody looked
+                self._find_place(pid, started=True)
+            elif (late := self._tracker.call_of(pid)) is not None:
+                self._calls.placement.misplaced(late, pid)
+            else:
+                self._catch_up(pid)
+        self._read_again_ns = time.monotonic_ns()
+        for pid in self._tracker.known_pids() - seen:
+            if not self._is_in_session(pid) and (ended := self._tracker.exited(pid, None, self._read_again_ns)) is not None:
+                self._calls.root_exited(ended)
+        self._drain()
+        self._calls.share.ask_again()
+        self._calls.check_all()
+
+    def _find_place(self, pid: int, started: bool = False) -> None:
+        """A process in the agent domain that no event told of: its ancestors say whose it is.
+
+        ``started``: it is known to run a program of its own.
+        """
+        now = time.monotonic_ns()
+        ancestor = process.parent(pid)
+        while ancestor and not self._tracker.knows(ancestor):
+            ancestor = process.parent(ancestor)
+        if not ancestor and self._outsiders_call:
+            if started:
+                facts = process.facts(pid, self.stdio_of)
+                self._calls.begin(self._tracker.declare(pid, now, "started from outside", facts))
+            return
+        parent = ancestor or self._stub
+        joined = self._tracker.forked(parent, pid, now)
+        if joined is not None:
+            self._calls.placement.join(joined)
+            self._calls.placement.misplaced(joined.call, pid)
+        else:
+            self._catch_up(pid)
+
+    def _catch_up(self, pid: int) -> None:
+        """A process of the agent domain may have started a program that no event told of."""
+        program, line = self._tracker.program_of(pid), process.command_line(pid)
+        if program is None or not line or line == program.argv:
+            return
+        # What was forked off a program that renamed itself looks new, and isn't.
+        if program.pid == pid or line != process.command_line(program.pid):
+            self._agent_execed(Execed(pid, time.monotonic_ns()))
+
+    def declare(self, pid: int, argv: tuple[str, ...], hint: str) -> str:
+        """A process asks to be the root of a tool call; returns the name of its leaf."""
+        self._drain()
+        if not self._tracker.knows(pid):
+            self._adopt_by_leaf(pid)
+        if not self._tracker.is_root(pid):
+            self._source.watch_exit(pid)
+            if process.parent(pid) is None:
+                raise ValueError(f"process {pid} has ended")
+            self._calls.begin(self._tracker.declare(pid, time.monotonic_ns()))
+        call = self._tracker.call_of(pid) or 0
+        leaf = self._calls.stated(call, argv, hint) if argv else self._calls.said.await_command(call)
+        return leaf.name if leaf else ""
+
+    def _adopt_by_leaf(self, pid: int) -> None:
+        """Births inside a leaf are not told by every source; where the process is says whose it is."""
+        try:
+            call = self._calls.placement.call_in(cgroup.number(cgroup.of_process(pid)))
+        except (ProcessLookupError, cgroup.CgroupError):
+            call = None
+        if call is None:
+            raise ValueError(f"process {pid} does not belong to this session")
+        self._tracker.adopt(pid, call)

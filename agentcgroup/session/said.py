@@ -1,0 +1,90 @@
+"""What calls say of themselves: what their command is, and the hints in their environment."""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from agentcgroup import controller as ctl
+from agentcgroup import process
+from agentcgroup.hints import parse_hint
+from agentcgroup.session.live import Live
+
+
+class Said:
+    """Listens to the live calls of a session.
+
+    What is told while processes are still being placed waits until ``settle``: a call's own class is known then.
+    """
+
+    def __init__(
+        self, live: Mapping[int, Live], sees_inside: bool, command_known: Callable[[Live], None], step: Callable[[ctl.Event], None],
+        log: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """``command_known`` is told of a call whose command (``record.argv``) is known now; ``step`` gets hints."""
+        self._live, self._sees_inside = live, sees_inside
+        self._command_known, self._step, self._log = command_known, step, log
+        self._complained: set[str] = set()
+        self._execs: deque[tuple[int, int]] = deque()
+        self._hints: deque[tuple[int, str]] = deque()
+
+    def execed(self, call: int, pid: int) -> None:
+        """A process of a call started a program: its environment may hold a hint, and it may be the awaited command."""
+        self._execs.append((call, pid))
+
+    def hint_seen(self, call: int, text: str) -> None:
+        """The kernel saw a hint at a program's start."""
+        self._hints.append((call, text))
+
+    def settle(self) -> None:
+        """Look at what was told."""
+        while self._execs:
+            call, pid = self._execs.popleft()
+            if (live := self._live.get(call)) is not None:
+                self._look_at(live, pid)
+        while self._hints:
+            call, text = self._hints.popleft()
+            if call in self._live:
+                self.hinted(self._live[call], text)
+
+    def _look_at(self, live: Live, pid: int) -> None:
+        if live.awaits_command and pid == live.record.pid:
+            self._command(live, process.command_line(pid))
+        if not self._sees_inside:
+            self.hinted(live, process.hint_text(pid))
+
+    def _command(self, live: Live, argv: tuple[str, ...]) -> None:
+        if argv:
+            live.awaits_command = False
+            live.record.argv = argv
+            self._command_known(live)
+
+    def hinted(self, live: Live, text: str | None) -> None:
+        """A hint was given for the call, in an environment or in the command's own text."""
+        if not text or text == live.hint_text:
+            return
+        live.hint_text = text
+        hint, complaints = parse_hint(text)
+        for complaint in complaints:
+            if complaint not in self._complained:
+                self._complained.add(complaint)
+                self._log(f"call {live.record.call}: {complaint}")
+        if hint:
+            live.record.hint = hint
+            self._step(ctl.Hinted(live.record.call, hint))
+
+    def stated(self, call: int, argv: tuple[str, ...], hint: str) -> Path | None:
+        """The call's command is this, and it executes nothing; returns the leaf."""
+        live = self._live.get(call)
+        if live is None:
+            return None
+        self._command(live, argv)
+        self.hinted(live, hint)
+        return live.leaf
+
+    def await_command(self, call: int) -> Path | None:
+        """The next exec of the call's root is its command; returns the leaf."""
+        live = self._live.get(call)
+        if live is None:
+            return None
+        live.awaits_command = True
+        return live.leaf

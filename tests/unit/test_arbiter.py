@@ -1,0 +1,53 @@
+"""The host process's conversation with governors, over a real socket; the scheduler's own decisions are in test_scheduler."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from agentcgroup.host import wire
+from agentcgroup.host.arbiter import Arbiter
+from agentcgroup.policy import HostRule
+from agentcgroup.schedule import events as ev
+
+MIB = 1 << 20
+
+
+async def connect(place: Path, name: str, budget: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_unix_connection(place)
+    writer.write(wire.encode(wire.Hello(ev.SessionBegan(name, "normal", budget), "cgroup", f"/sys/fs/cgroup/{name}")))
+    assert isinstance(wire.decode_action(await reader.readline()), wire.Enforce)
+    return reader, writer
+
+
+async def next_wait(reader: asyncio.StreamReader) -> ev.Wait:
+    while not isinstance(found := wire.decode_action(await asyncio.wait_for(reader.readline(), 10)), ev.Wait):
+        pass
+    return found
+
+
+def test_what_is_due_while_the_host_is_measured_is_said_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that waits a whole turn hears that it waits on; each look at the host's memory lets time pass, too."""
+
+    monkeypatch.setattr("agentcgroup.host.arbiter._STALE_S", 0.0)
+
+    async def talk() -> None:
+        arbiter = Arbiter(HostRule(memory=256 * MIB, reserve=MIB, step=MIB, brake=0.01, turn=0.3))
+        server = await asyncio.start_unix_server(arbiter.serve, tmp_path / "sock")
+        _, first = await connect(tmp_path / "sock", "first", 1 << 30)
+        reader, second = await connect(tmp_path / "sock", "second", 1 << 30)
+        first.write(wire.encode(ev.CallBegan(("first", 1), 1 << 30, 0, 0)))
+        for held in range(4, 256, 4):
+            first.write(wire.encode(ev.Wants(("first", 1), held * MIB)))
+        await asyncio.sleep(0.2)
+        second.write(wire.encode(ev.CallBegan(("second", 1), 1 << 30, 0, 0)))
+        second.write(wire.encode(ev.Wants(("second", 1), 4 * MIB)))
+        waits = [await next_wait(reader) for _ in range(3)]
+        assert waits[2].until_s > waits[1].until_s > waits[0].until_s - 0.3
+        assert waits[2].rung == "freeze"
+        for writer in (first, second):
+            writer.close()
+        server.close()
+        await asyncio.sleep(0.05)
+
+    asyncio.run(talk())

@@ -1,0 +1,28 @@
+/* Allocate and touch memory in steps: steps MIB:SECONDS [MIB:SECONDS...], each a size to have in all and for how long. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{
+	size_t had = 0;
+
+	for (int step = 1; step < argc; step++) {
+		char *colon;
+		size_t bytes = strtoul(argv[step], &colon, 10) << 20;
+
+		if (bytes > had) {
+			char *memory = mmap(NULL, bytes - had, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+			if (memory == MAP_FAILED)
+				return 1;
+			for (size_t at = 0; at < bytes - had; at += 4096)
+				memory[at] = 1;
+			had = bytes;
+		}
+		usleep(atof(colon + 1) * 1e6);
+	}
+	printf("had %zu\n", had >> 20);
+	return 0;
+}

@@ -1,0 +1,241 @@
+"""Sessions that share a host too small for all their bursts at once: who waits, who goes on, what they are told."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentcgroup.host.arbiter import NAME, SOCKET
+from tests.vm.harness import AGENTS, EVENTS, SLICE, assert_nothing_left, command
+
+HOST_MIB = 700
+
+
+@pytest.fixture
+def small_host() -> Iterator[None]:
+    """All sessions together have HOST_MIB; the host process forgets earlier sessions first."""
+    deadline = time.monotonic() + 20
+    while SOCKET.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    limit_slice(f"MemoryMax={HOST_MIB}M", "MemorySwapMax=0")
+    yield
+    limit_slice("MemoryMax=infinity", "MemorySwapMax=infinity")
+
+
+def limit_slice(*properties: str) -> None:
+    subprocess.run(["systemctl", "set-property", "--runtime", SLICE.name, *properties], check=True)
+
+
+def start(folder: Path, name: str, agent: str, *options: str) -> "subprocess.Popen[str]":
+    """Start a session whose agent is a shell that runs ``agent``."""
+    rule = folder / "generous.yaml"
+    rule.write_text("version: 1\ndefault: {memory: 100%}\n")
+    words = command(
+        "--name", name, "--policy", str(rule), "--report", str(folder / f"{name}.json"), *options, agent=["sh", "-c", agent]
+    )
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(run: "subprocess.Popen[str]", folder: Path, name: str) -> dict[str, Any]:
+    _, words = run.communicate(timeout=120)
+    assert run.returncode == 0, words
+    return dict(json.loads((folder / f"{name}.json").read_text()))
+
+
+def tool(hog: str, mib: int, hold_s: float, hint: str = "") -> str:
+    """A tool call as a shell command; its output is captured, as an agent's would be."""
+    return f"x=$({hint} {hog} {mib} {hold_s} 2>&1)"
+
+
+def agentcgroup(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-m", "agentcgroup", *words], capture_output=True, text=True, timeout=200)
+
+
+def deeds(report: dict[str, Any], what: str) -> list[dict[str, Any]]:
+    return [deed for call in report["calls"] for deed in call["deeds"] if deed["what"].startswith(what)]
+
+
+@EVENTS
+@pytest.mark.parametrize("hint", [pytest.param("", marks=pytest.mark.one_kernel), "AGENT_RESOURCE_HINT=memory:450M"])
+def test_two_bursts_that_do_not_fit_at_once_both_finish(
+    tmp_path: Path, hog: str, small_host: None, events: str, hint: str
+) -> None:
+    options = ("--memory", "1G", "--events", events)
+    begun = tmp_path / "begun"
+    first = start(tmp_path, "first", f"sleep 1; : >{begun}; " + tool(hog, 420, 4, hint), *options, "--priority", "high")
+    after = f"until [ -e {begun} ]; do sleep 0.1; done; sleep 1.5; "
+    second = start(tmp_path, "second", after + tool(hog, 420, 0.5, hint), *options, "--priority", "low")
+    high, low = finish(first, tmp_path, "first"), finish(second, tmp_path, "second")
+    waited = deeds(low, "waited")
+    # Where both began before either could be told, the first may wait for a moment, too.
+    assert sum(deed["lasted_s"] for deed in deeds(high, "waited")) < 0.5
+    assert "first/" in waited[-1]["why"], waited
+    assert sum(deed["lasted_s"] for deed in waited) > 0.5
+    assert not [deed for report in (high, low) for deed in deeds(report, "stopped")]
+    assert_nothing_left()
+    told = agentcgroup("explain", "second").stdout
+    assert "for first/" in told
+    assert f"second/{max(call['call'] for call in low['calls'] if call['deeds'])}: " in told
+
+
+@pytest.mark.one_kernel
+def test_what_fits_at_once_is_left_alone(tmp_path: Path, hog: str, small_host: None) -> None:
+    runs = [start(tmp_path, name, tool(hog, 200, 1.5), "--memory", "400M") for name in ("first", "second")]
+    for run, name in zip(runs, ("first", "second"), strict=True):
+        assert not deeds(finish(run, tmp_path, name), "waited")
+
+
+def frozen() -> list[Path]:
+    return [path.parent for path in SLICE.glob("*/tools/*/cgroup.freeze") if read(path).strip() == b"1"]
+
+
+def wait_until_frozen() -> None:
+    deadline = time.monotonic() + 60
+    while not frozen():
+        assert time.monotonic() < deadline, "nobody was frozen"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("victim", [pytest.param("host", marks=pytest.mark.one_kernel), "host and governor"])
+def test_nobody_stays_frozen_when_the_host_process_dies(tmp_path: Path, hog: str, small_host: None, victim: str) -> None:
+    first = start(tmp_path, "first", tool(hog, 420, 8), "--memory", "1G", "--priority", "high")
+    # Frozen for what it says that it needs; let go by the host process's death, both do fit.
+    call = tool(hog, 180, 0.01, "AGENT_RESOURCE_HINT=memory:450M")
+    second = start(tmp_path, "second", "sleep 2; " + call, "--memory", "1G", "--priority", "low")
+    wait_until_frozen()
+    (host,) = (int(folder.name) for folder in Path("/proc").glob("[0-9]*") if NAME.encode() in read(folder / "comm"))
+    os.kill(host, signal.SIGKILL)
+    if victim != "host":
+        subprocess.run(["pkill", "-KILL", "-f", "agentcgroup run --name second"], check=True)
+    deadline = time.monotonic() + 5
+    while frozen() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if victim == "host":
+        # Let go at once; a new host process comes, and may stop it again.
+        assert finish(first, tmp_path, "first")["calls"]
+        assert finish(second, tmp_path, "second")["calls"]
+    else:
+        second.wait(60)
+        first.communicate(timeout=60)
+        subprocess.run([sys.executable, "-m", "agentcgroup", "cleanup", "--end"], check=True)
+        assert not frozen()
+    assert_nothing_left()
+
+
+def read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_when_waiting_can_not_help_one_is_stopped_and_its_agent_is_told(tmp_path: Path, steps: str, small_host: None) -> None:
+    """Each has half and wants all: the one of the lower priority goes."""
+    agent = f"{steps} 330:4 600:1 >{tmp_path}/out 2>{tmp_path}/told"
+    low = start(tmp_path, "low", agent, "--memory", "1G", "--priority", "low")
+    high = start(tmp_path, "high", f"sleep 1; x=$({steps} 330:4 600:1)", "--memory", "1G", "--priority", "high")
+    assert not deeds(finish(high, tmp_path, "high"), "stopped")
+    low.communicate(timeout=60)
+    [stopped] = deeds(json.loads((tmp_path / "low.json").read_text()), "stopped")
+    assert "wait for each other" in stopped["why"]
+    assert "waiting did not help" in (tmp_path / "told").read_text()
+    assert_nothing_left()
+
+
+@pytest.mark.one_kernel
+def test_three_real_agents_at_once_all_complete_and_are_told_apart(tmp_path: Path) -> None:
+    """Their bursts of 320 MiB do not fit beside each other: who waited, for whom, and how long is in the summaries."""
+    deadline = time.monotonic() + 20
+    while SOCKET.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    limit_slice("MemoryMax=580M", "MemorySwapMax=0")
+    try:
+        runs = {}
+        for priority in ("high", "normal", "low"):
+            agent = [sys.executable, str(AGENTS / "mini.py"), str(tmp_path / priority)]
+            options = (
+                "--name",
+                f"mini-{priority}",
+                "--memory",
+                "640M",
+                "--priority",
+                priority,
+                "--report",
+                str(tmp_path / f"{priority}.json"),
+            )
+            runs[priority] = subprocess.Popen(
+                command(*options, agent=agent), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        ended = {priority: (*run.communicate(timeout=280), run.returncode) for priority, run in runs.items()}
+    finally:
+        limit_slice("MemoryMax=infinity", "MemorySwapMax=infinity")
+    for priority, (_, summary, code) in ended.items():
+        assert code == 0, (priority, summary)
+    reports = {priority: json.loads((tmp_path / f"{priority}.json").read_text()) for priority in runs}
+    assert not [deed for report in reports.values() for deed in deeds(report, "killed by the kernel")]
+    waited = {priority: sum(deed["lasted_s"] for deed in deeds(report, "waited")) for priority, report in reports.items()}
+    # Which of them meet depends on how fast each came to its burst.
+    waits = [priority for priority, seconds in waited.items() if seconds > 0]
+    assert sum(waited.values()) > 0.5, waited
+    for priority in waits:
+        assert "waited" in ended[priority][1]
+    assert any("for mini-" in deed["why"] for report in reports.values() for deed in deeds(report, "waited"))
+    assert_nothing_left()
+
+
+RUN = {"task": "two/steps", "model": "m", "samples": [[at, 250 if 4 <= at < 7 else 40, 20] for at in range(12)],
+       "calls": [{"t": 3.5, "end": 7.5, "tool": "Bash", "command": "pytest -x"}]}  # fmt: skip
+
+
+@pytest.mark.one_kernel
+@pytest.mark.parametrize("control", ["--control", "--no-control"])
+def test_recorded_runs_are_played_with_and_without_control(tmp_path: Path, control: str) -> None:
+    traces = tmp_path / "runs.jsonl"
+    traces.write_text(json.dumps(RUN))
+    words = (
+        "replay",
+        "two/steps:high",
+        "two/steps:low",
+        "--traces",
+        str(traces),
+        "--speed",
+        "3",
+        "--memory",
+        "420M",
+        "--hints",
+        control,
+    )
+    done = agentcgroup(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    high, low = json.loads(done.stdout)
+    if control == "--control":
+        assert (high["killed"], low["killed"]) == (0, 0)
+        assert low["waits"] > 0
+    else:
+        assert high["killed"] + low["killed"] > 0
+        assert low["waits"] == 0
+    assert high["overhead"] < 0.9
+    assert_nothing_left()
+
+
+@pytest.mark.one_kernel
+def test_bad_input_to_replay_and_explain_is_refused() -> None:
+    for words, expected in (
+        (("replay", "x", "--traces", "/none"), "can't be read"),
+        (("replay", "x:royal", "--traces", "/none"), "high, normal or low"),
+        (("simulate", "--traces", "/none"), "can't be read"),
+        (("simulate", "--memory", "much"), "is not a size"),
+        (("explain", "nobody"), "no session"),
+        (("explain", "a/b"), "not the number of a call"),
+    ):
+        done = agentcgroup(*words)
+        assert done.returncode == 2, words
+        assert expected in done.stderr
+        assert "Traceback" not in done.stderr
