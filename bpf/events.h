@@ -23,6 +23,7 @@ enum event_kind {
 	EVENT_STALL = 10,   /* a leaf's tasks waited for memory; amount: nanoseconds since the last such record */
 	EVENT_STARVED = 11, /* a leaf's tasks waited for a processor; amount: nanoseconds since the last such record */
 	EVENT_HELD_OUT = 12, /* pid was not placed in time and started anyway; amount: nanoseconds it was held */
+	EVENT_WANTS = 13,   /* a leaf's memory has grown to where it is to ask for more; amount: bytes now */
 };
 
 /* One record of the ring buffer. */
@@ -68,6 +69,13 @@ struct place {
 	__u64 hint_hash;
 };
 
+/* How far a call's memory may grow before it is told; user space writes it anew for each further grant. */
+struct grant {
+	__u64 ask_at_bytes;
+	__u32 asked; /* told already */
+	__u32 padding;
+};
+
 /* A process whose end is reported: one that was born or exec'd in the agent domain. */
 struct tracked {
 	__u32 released; /* user space: this exec is no tool call, or it is placed; go on */
@@ -80,12 +88,64 @@ struct settings {
 	__u64 hold_cap_ns;  /* how long a new program may be held until it is placed; 0: not at all */
 };
 
-/* Memory shared with user space. */
+/* Memory shared with user space, by the monitor. */
 struct counts {
 	__u64 made; /* records, including: */
 	__u64 lost; /* those that found no room */
 	__u64 holds;
 	__u64 held_ns;
+};
+
+/* The scheduler */
+
+#define PRIORITIES 3
+#define BUCKETS 32
+
+/* A tool call, as user space wants it treated; its key is the id of the call's leaf. */
+struct call {
+	__u64 brake_until_ns; /* each charge of memory until then holds the task that made it for a while */
+	__u64 stop_at_bytes;  /* from here on, too, until user space has answered; 0: nowhere */
+	__u32 rank;           /* 0 high, 1 normal, 2 low: a higher one that lacks memory brakes the lower ones */
+	__u32 padding;
+};
+
+/* Set by user space before loading. */
+struct rates {
+	__u64 slice_ns;      /* how long a task runs before others get their turn */
+	__u64 credit_ns;     /* processor time that a new call gets ahead of the others */
+	__u64 hold_ns;       /* how long a charge while braked holds its task */
+	__u64 stop_ns;       /* ... and one beyond what was granted */
+	__u64 protect_ns;    /* how long lower ones are braked after a higher one lacked memory */
+};
+
+/* Why a task was held. */
+enum hold_reason {
+	HOLD_BRAKE = 0,   /* user space said so */
+	HOLD_GRANT = 1,   /* it has grown beyond what it was granted */
+	HOLD_PROTECT = 2, /* a call of a higher rank lacks memory */
+	HOLD_QUOTA = 3,   /* its cgroup's cpu.max is used up */
+	HOLD_REASONS = 4,
+};
+
+/* What the scheduler counted; histograms by powers of two of microseconds. */
+struct figures {
+	__u64 ran_ns;
+	__u64 held_ns;
+	__u64 holds[HOLD_REASONS];
+	__u64 protections; /* how often a call that lacked memory braked lower ones */
+	__u64 waits[BUCKETS];     /* from runnable to running */
+	__u64 delays[BUCKETS];    /* from when a hold was asked for to its beginning, on the way back to user space */
+	__u64 held[BUCKETS];      /* from held to let go */
+	__u64 reactions[BUCKETS]; /* from a lack of memory to the first task held for it */
+};
+
+/* The scheduler's end: the one record of its ring buffer. */
+struct farewell {
+	__u32 kind;
+	__u32 padding;
+	__u64 code;
+	char reason[64];
+	char message[192];
 };
 
 #endif

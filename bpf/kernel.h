@@ -27,6 +27,7 @@ typedef _Bool bool;
 /* include/uapi/linux/bpf.h */
 enum {
 	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_RINGBUF = 27,
 	BPF_MAP_TYPE_TASK_STORAGE = 29,
 };
@@ -50,16 +51,19 @@ struct kernfs_node {
 	__u64 id;
 };
 
-struct cgroup_subsys_state;
-
-struct cgroup {
-	struct kernfs_node *kn;
-	/* one per controller, by enum cgroup_subsys_id */
-	struct cgroup_subsys_state *subsys[16];
-};
+struct cgroup;
 
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
+};
+
+struct cgroup {
+	struct cgroup_subsys_state self;
+	struct kernfs_node *kn;
+	int level;
+	/* one per controller, by enum cgroup_subsys_id */
+	struct cgroup_subsys_state *subsys[16];
 };
 
 enum cgroup_subsys_id {
@@ -105,6 +109,21 @@ struct sched_info {
 	unsigned long long run_delay;
 };
 
+/* Complete, as the types of a kfunc's arguments must be for libbpf to recognise it. */
+struct cpumask {
+	unsigned long bits[1];
+};
+
+struct bpf_map {
+	__u32 id;
+};
+
+/* since 6.12 */
+struct sched_ext_entity {
+	__u64 slice;
+	__u64 dsq_vtime;
+};
+
 struct task_struct {
 	int pid;
 	int tgid;
@@ -116,10 +135,71 @@ struct task_struct {
 	struct mm_struct *mm;
 	struct css_set *cgroups;
 	struct sched_entity se;
+	struct sched_ext_entity scx;
+	unsigned int policy;
+	const struct cpumask *cpus_ptr;
 	struct sched_info sched_info;
 };
 
+struct scx_cgroup_init_args {
+	__u32 weight;
+	__u64 bw_period_us;
+	__u64 bw_quota_us;
+};
+
+enum scx_exit_kind {
+	SCX_EXIT_NONE = 0,
+};
+
+struct scx_exit_info {
+	enum scx_exit_kind kind;
+	long exit_code;
+	const char *reason;
+	char *msg;
+};
+
 #pragma clang attribute pop
+
+/* The members that we fill in; libbpf finds them in the kernel's own type by their names. */
+struct sched_ext_ops {
+	__s32 (*select_cpu)(struct task_struct *task, __s32 before, __u64 flags);
+	void (*enqueue)(struct task_struct *task, __u64 flags);
+	void (*dequeue)(struct task_struct *task, __u64 flags);
+	void (*dispatch)(__s32 cpu, struct task_struct *before);
+	void (*runnable)(struct task_struct *task, __u64 flags);
+	void (*running)(struct task_struct *task);
+	void (*stopping)(struct task_struct *task, bool runnable);
+	void (*quiescent)(struct task_struct *task, __u64 flags);
+	void (*enable)(struct task_struct *task);
+	void (*disable)(struct task_struct *task);
+	__s32 (*cgroup_init)(struct cgroup *cgroup, struct scx_cgroup_init_args *args);
+	void (*cgroup_exit)(struct cgroup *cgroup);
+	void (*cgroup_set_weight)(struct cgroup *cgroup, __u32 weight);
+	void (*cgroup_set_bandwidth)(struct cgroup *cgroup, __u64 period_us, __u64 quota_us, __u64 burst_us);
+	__s32 (*init)(void);
+	void (*exit)(struct scx_exit_info *info);
+	__u64 flags;
+	__u32 timeout_ms;
+	char name[128];
+};
+
+/* The RFC series of 2025 and 2026, in no release yet.  A later version of it drops get_high_delay_ms. */
+struct memcg_bpf_ops {
+	bool (*below_low)(struct mem_cgroup *memcg);
+	bool (*below_min)(struct mem_cgroup *memcg);
+	unsigned int (*get_high_delay_ms)(struct mem_cgroup *memcg);
+};
+
+/* include/uapi/linux/bpf.h: what the kernel keeps in map values */
+struct bpf_timer {
+	__u64 opaque[2];
+} __attribute__((aligned(8)));
+struct bpf_task_work {
+	__u64 opaque;
+} __attribute__((aligned(8)));
+struct bpf_iter_scx_dsq {
+	__u64 opaque[6];
+} __attribute__((aligned(8)));
 
 struct linux_binprm;
 struct pt_regs;

@@ -17,141 +17,12 @@
 #include <bpf/bpf_tracing.h>
 #include "compat.h"
 #include "events.h"
+#include "hint.h"
+#include "memory.h"
+#include "placing.h"
+#include "records.h"
 
 char LICENSE[] SEC("license") = "GPL";
-
-#define WINDOW_SHIFT 27 /* 134 ms */
-#define WINDOW_RECORDS 16
-#define RESERVED 4
-#define ENVIRONMENT_WORDS 1024
-#define WORD_BYTES HINT_BYTES
-#define HINT_NAME "AGENT_RESOURCE_HINT="
-#define HINT_NAME_BYTES (sizeof(HINT_NAME) - 1)
-#define PAGE_BYTES 4096
-
-/* Each is a section of its own, so that user space finds it as one struct. */
-const volatile struct settings settings SEC(".rodata.settings") = {};
-struct counts counts; /* all of .bss */
-
-/* Nothing else names its type in the object, where a test looks for it. */
-const struct event *const declared SEC(".rodata.declared") = NULL;
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 65536);
-	__type(key, __u64); /* the cgroup's id */
-	__type(value, struct place);
-} places SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 65536);
-	__type(key, __u32);
-	__type(value, struct tracked);
-} tracked SEC(".maps");
-
-/* What was last seen of a thread, to add only what is new to its leaf. */
-struct thread {
-	__u64 waited_ns;
-	__u64 stalled_from_ns;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct thread);
-} threads SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 20);
-} records SEC(".maps");
-
-static __always_inline __u64 cgroup_of(struct task_struct *task)
-{
-	return task->cgroups->dfl_cgrp->kn->id;
-}
-
-static __always_inline struct place *place_of(struct task_struct *task)
-{
-	__u64 id = cgroup_of(task);
-
-	return bpf_map_lookup_elem(&places, &id);
-}
-
-/* Since 7.0 a trace point's program can be preempted, and the kernel's guard against recursion then leaves
- * it out for whatever comes along on that processor: a birth nobody hears of.  What is left of the
- * gap (the guard itself is outside) the kernel counts as a miss, and user space looks at that. */
-static __always_inline void keep_processor(void)
-{
-	if (bpf_preempt_disable)
-		bpf_preempt_disable();
-}
-
-static __always_inline void give_processor(void)
-{
-	if (bpf_preempt_enable)
-		bpf_preempt_enable();
-}
-
-/* A record, filled in except for what its kind adds; NULL when there is no room. */
-static __always_inline struct event *begin(__u32 kind, __u64 cgroup, __u32 pid)
-{
-	struct event *event = bpf_ringbuf_reserve(&records, sizeof(*event), 0);
-
-	__sync_fetch_and_add(&counts.made, 1);
-	if (!event) {
-		__sync_fetch_and_add(&counts.lost, 1);
-		return NULL;
-	}
-	event->at_ns = bpf_ktime_get_ns();
-	event->cgroup = cgroup;
-	event->kind = kind;
-	event->pid = pid;
-	event->amount = 0;
-	event->ran_ns = 0;
-	event->folded = 0;
-	event->padding = 0;
-	event->hint[0] = 0;
-	return event;
-}
-
-/* Whether a leaf may say something now.  What can't be found out afterwards has some room of its own.
- * Races between processors cost a record more or less. */
-static __always_inline bool may_tell(struct place *place, __u32 kind)
-{
-	__u32 room = kind == EVENT_EXEC || kind == EVENT_OOM || kind == EVENT_VICTIM ? WINDOW_RECORDS : WINDOW_RECORDS - RESERVED;
-	__u64 window = bpf_ktime_get_ns() >> WINDOW_SHIFT;
-
-	if (place->window != window) {
-		place->window = window;
-		place->window_records = 0;
-	}
-	if (place->window_records < room) {
-		__sync_fetch_and_add(&place->window_records, 1);
-		return true;
-	}
-	__sync_fetch_and_add(&place->folded, 1);
-	__sync_fetch_and_add(&place->folded_total, 1);
-	return false;
-}
-
-static __always_inline void tell(struct place *place, __u32 kind, __u64 cgroup, __u32 pid, __u64 amount)
-{
-	struct event *event;
-
-	if (!may_tell(place, kind))
-		return;
-	event = begin(kind, cgroup, pid);
-	if (!event)
-		return;
-	event->amount = amount;
-	event->folded = __sync_lock_test_and_set(&place->folded, 0);
-	bpf_ringbuf_submit(event, 0);
-}
 
 /* Births, programs, ends */
 
@@ -182,62 +53,6 @@ int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 	forked(parent, child);
 	give_processor();
 	return 0;
-}
-
-struct search {
-	unsigned long at;
-	unsigned long end;
-	bool found;
-	bool inside; /* the last word read was longer than the buffer: what follows is the rest of it */
-	char word[WORD_BYTES];
-};
-
-static long look_at_word(__u32 index, struct search *search)
-{
-	long length;
-	int i;
-
-	if (search->at >= search->end)
-		return 1;
-	length = bpf_probe_read_user_str(search->word, sizeof(search->word), (void *)search->at);
-	if (length <= 0)
-		return 1;
-	if (!search->inside) {
-		for (i = 0; i < HINT_NAME_BYTES; i++)
-			if (search->word[i] != HINT_NAME[i])
-				break;
-		if (i == HINT_NAME_BYTES) {
-			search->found = true;
-			return 1;
-		}
-	}
-	search->inside = length == sizeof(search->word) && search->word[sizeof(search->word) - 2] != 0;
-	/* A string that filled the buffer was cut: its last byte read is not its end. */
-	search->at += search->inside ? length - 1 : length;
-	return 0;
-}
-
-/* FNV-1a */
-static __always_inline __u64 hash(const char *text, int length)
-{
-	__u64 value = 0xcbf29ce484222325ULL;
-
-	for (int i = 0; i < length; i++) {
-		if (!text[i])
-			break;
-		value = (value ^ (__u8)text[i]) * 0x100000001b3ULL;
-	}
-	return value;
-}
-
-/* Look for a hint in a new program's environment.  Its pages were just written, so they are there. */
-static __always_inline void find_hint(struct task_struct *task, struct search *search)
-{
-	search->at = BPF_CORE_READ(task, mm, env_start);
-	search->end = BPF_CORE_READ(task, mm, env_end);
-	bpf_loop(ENVIRONMENT_WORDS, look_at_word, search, 0);
-	if (!search->found)
-		search->word[HINT_NAME_BYTES] = 0;
 }
 
 static __always_inline void execed(struct task_struct *task)
@@ -343,71 +158,7 @@ int BPF_PROG(on_rmdir, struct cgroup *cgroup)
 	__u64 id = cgroup->kn->id;
 
 	bpf_map_delete_elem(&places, &id);
-	return 0;
-}
-
-/* The hold: a program started in the agent domain waits at its first instruction until user space has
- * placed it (its cgroup is another), or said that it is the agent's own (released), at most for the cap.
- * It holds no lock there, and gives way to others; when user space dies the cap ends it. */
-
-struct hold {
-	__u64 from_ns;
-	__u32 pid;
-	bool late;
-};
-
-static long wait_for_place(__u32 index, struct hold *hold)
-{
-	struct tracked *entry;
-	struct place *place;
-	bool over;
-	char byte;
-
-	bpf_rcu_read_lock();
-	place = place_of(bpf_get_current_task_btf());
-	entry = bpf_map_lookup_elem(&tracked, &hold->pid);
-	over = !place || place->role != PLACE_AGENT || !entry || entry->released;
-	bpf_rcu_read_unlock();
-	if (over)
-		return 1;
-	if (bpf_ktime_get_ns() - hold->from_ns > settings.hold_cap_ns) {
-		hold->late = true;
-		return 1;
-	}
-	/* It may sleep, so it lets others run. */
-	bpf_copy_from_user(&byte, 0, NULL);
-	return 0;
-}
-
-static __always_inline int hold_until_placed(long result)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct hold hold = {.from_ns = bpf_ktime_get_ns(), .pid = bpf_get_current_pid_tgid() >> 32};
-	struct place *place;
-	struct event *event;
-	__u64 cgroup = 0;
-	bool agent;
-
-	if (result || !settings.hold_cap_ns)
-		return 0;
-	bpf_rcu_read_lock();
-	place = place_of(task);
-	agent = place && place->role == PLACE_AGENT;
-	if (agent)
-		cgroup = cgroup_of(task);
-	bpf_rcu_read_unlock();
-	if (!agent)
-		return 0;
-	bpf_loop(1 << 23, wait_for_place, &hold, 0);
-	__sync_fetch_and_add(&counts.holds, 1);
-	__sync_fetch_and_add(&counts.held_ns, bpf_ktime_get_ns() - hold.from_ns);
-	if (!hold.late)
-		return 0;
-	event = begin(EVENT_HELD_OUT, cgroup, hold.pid);
-	if (event) {
-		event->amount = bpf_ktime_get_ns() - hold.from_ns;
-		bpf_ringbuf_submit(event, 0);
-	}
+	bpf_map_delete_elem(&grants, &id);
 	return 0;
 }
 
@@ -425,20 +176,14 @@ int BPF_PROG(hold_execveat, const struct pt_regs *registers, long result)
 
 /* Memory */
 
-/* The memory controller's state of a cgroup; NULL where the controller is not enabled (or on another hierarchy). */
-static __always_inline struct mem_cgroup *memory_of(struct cgroup *cgroup)
+/* A call that has nearly used up what it was granted says so, once for each grant. */
+static __always_inline void ask(struct place *place, struct task_struct *task, __u64 usage)
 {
-	struct cgroup_subsys_state *css = NULL;
-	int index = bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id);
+	__u64 id = cgroup_of(task);
+	struct grant *grant = bpf_map_lookup_elem(&grants, &id);
 
-	bpf_probe_read_kernel(&css, sizeof(css), (void *)__builtin_preserve_access_index(&cgroup->subsys) + index * sizeof(css));
-	/* css is its first member, and has been since 3.12 */
-	return (struct mem_cgroup *)css;
-}
-
-static __always_inline __u64 usage_of(struct mem_cgroup *memcg)
-{
-	return memcg ? (__u64)BPF_CORE_READ(memcg, memory.usage.counter) * PAGE_BYTES : 0;
+	if (grant && !grant->asked && usage >= grant->ask_at_bytes)
+		grant->asked = tell(place, EVENT_WANTS, id, task->tgid, usage);
 }
 
 /* Called for every 64 pages or so that a task takes, not for every page. */
@@ -457,6 +202,7 @@ int BPF_PROG(on_charge, struct page_counter *counter, unsigned long pages)
 	if (!memcg || __builtin_preserve_access_index(&memcg->memory) != counter)
 		return 0;
 	usage = usage_of(memcg) + pages * PAGE_BYTES;
+	ask(place, task, usage);
 	now = bpf_ktime_get_ns();
 	if (now - place->step_from_ns > settings.step_time_ns || usage < place->step_from_bytes) {
 		place->step_from_ns = now;

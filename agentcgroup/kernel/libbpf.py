@@ -9,8 +9,10 @@ import errno
 import importlib
 import mmap
 import os
+import struct
 import sys
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
 from functools import lru_cache
 from pathlib import Path
@@ -20,10 +22,19 @@ from agentcgroup.errors import AgentCgroupError, errno_words
 
 _PRINT = CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 _SAMPLE = CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
+_STRUCT = 4
+"""BTF_KIND_STRUCT"""
 _FUNC = 12
 """BTF_KIND_FUNC"""
 _TYPEDEF = 8
 """BTF_KIND_TYPEDEF"""
+_STRUCT_OPS = "struct_ops"
+_BPF_LINK_CREATE, _BPF_STRUCT_OPS = 28, 44
+"""enum bpf_cmd, enum bpf_attach_type"""
+_SYS_BPF = {"x86_64": 321, "aarch64": 280}
+_libc = ctypes.CDLL(None, use_errno=True)
+_MAP_ID_AT = 4
+"""Offset of id in struct bpf_map_info."""
 _MISSES_AT = 208
 """Offset of recursion_misses in struct bpf_prog_info (since 5.12)."""
 _ANY, _EXISTING = 0, 2
@@ -45,6 +56,12 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_program__fd": (c_int, [c_void_p]),
     "bpf_obj_get_info_by_fd": (c_int, [c_int, c_void_p, POINTER(c_uint)]),
     "bpf_link__destroy": (c_int, [c_void_p]),
+    "bpf_link__fd": (c_int, [c_void_p]),
+    "bpf_map__attach_struct_ops": (c_void_p, [c_void_p]),
+    "bpf_map_get_fd_by_id": (c_int, [c_uint]),
+    "bpf_map__set_autocreate": (c_int, [c_void_p, ctypes.c_bool]),
+    "btf__type_by_id": (c_void_p, [c_void_p, c_uint]),
+    "btf__name_by_offset": (c_char_p, [c_void_p, c_uint]),
     "bpf_map__fd": (c_int, [c_void_p]),
     "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint]),
     "bpf_map__initial_value": (c_void_p, [c_void_p, POINTER(c_size_t)]),
@@ -65,6 +82,23 @@ class BpfError(AgentCgroupError):
     """BPF can't be used here; the message says which step failed, and what libbpf said."""
 
 
+_said: deque[str] = deque(maxlen=3)
+"""What libbpf complained of last."""
+
+
+def _hear(level: int, form: bytes, arguments: Any) -> int:
+    if level == 0:
+        # A va_list is passed as a pointer on x86-64 and arm64, and only libc can read it.
+        line = ctypes.create_string_buffer(_LONGEST_LINE)
+        _libc.vsnprintf(line, len(line), form, c_void_p(arguments))
+        _said.append(line.value.decode(errors="replace").strip())
+    return 0
+
+
+_HEARD = _PRINT(_hear)
+"""libbpf calls it for as long as the library is loaded: so it is no object's own."""
+
+
 @lru_cache(maxsize=1)
 def library() -> Any:
     """The library's handle, signatures set."""
@@ -82,6 +116,7 @@ def library() -> Any:
             function.restype, function.argtypes = result, arguments
     except AttributeError as error:
         raise BpfError("libbpf is too old", str(error), "install libbpf 1.0 or later") from None
+    handle.libbpf_set_print(_HEARD)
     return handle
 
 
@@ -96,9 +131,7 @@ class Object:
     def __init__(self, path: Path) -> None:
         """Raises BpfError when the file isn't there or is no BPF object."""
         self._lib = library()
-        self._said: list[str] = []
-        self._print = _PRINT(self._heard)
-        self._lib.libbpf_set_print(self._print)
+        _said.clear()
         self._links: list[int] = []
         self._object = self._lib.bpf_object__open_file(os.fsencode(path), None)
         if not self._object:
@@ -106,14 +139,6 @@ class Object:
                            "build it: scripts/bpf")  # fmt: skip
         self.left_out: dict[str, str] = {}
         """Programs that were not loaded, each with its section: the kernel lacks what they attach to."""
-
-    def _heard(self, level: int, form: bytes, arguments: Any) -> int:
-        if level == 0:
-            # A va_list is passed as a pointer on x86-64 and arm64, and only libc can read it.
-            line = ctypes.create_string_buffer(_LONGEST_LINE)
-            ctypes.CDLL(None).vsnprintf(line, len(line), form, c_void_p(arguments))
-            self._said.append(line.value.decode(errors="replace").strip())
-        return 0
 
     def programs(self) -> dict[str, tuple[int, str]]:
         """Name, handle and section of each program."""
@@ -163,14 +188,37 @@ class Object:
             raise BpfError("the kernel refused the BPF programs", self._why(-code), _what_to_do(-code))
 
     def attach(self) -> None:
-        """Attach every loaded program."""
+        """Attach every loaded program; those of a struct_ops map are attached with their map."""
         for name, (program, section) in self.programs().items():
-            if not self._lib.bpf_program__autoload(program):
+            if section.startswith(_STRUCT_OPS) or not self._lib.bpf_program__autoload(program):
                 continue
             link = self._lib.bpf_program__attach(program)
             if not link:
                 raise BpfError(f"BPF program {name} ({section}) can't be attached", self._why(ctypes.get_errno()))
             self._links.append(link)
+
+    def leave_out_maps(self, names: set[str]) -> None:
+        """Don't make these maps."""
+        for name in names:
+            self._lib.bpf_map__set_autocreate(self._map(name), False)
+
+    def register_struct_ops(self, name: str) -> None:
+        """Make a struct_ops map ready to be attached to cgroups, one by one (``attach_to_cgroup``).  Raises BpfError.
+
+        libbpf has no call for only that: its attach registers the map first, and then fails for want of a cgroup.
+        """
+        link = self._lib.bpf_map__attach_struct_ops(self._map(name))
+        if link:
+            self._links.append(link)
+        elif ctypes.get_errno() != errno.ENOENT:
+            raise BpfError(f"{name} can't be registered", self._why(ctypes.get_errno()))
+
+    def attach_struct_ops(self, name: str) -> None:
+        """Put a struct_ops map into force, until the object is closed.  Raises BpfError."""
+        link = self._lib.bpf_map__attach_struct_ops(self._map(name))
+        if not link:
+            raise BpfError(f"{name} can't be attached", self._why(ctypes.get_errno()))
+        self._links.append(link)
 
     def program_descriptors(self, names: set[str]) -> list[int]:
         """File descriptors of loaded programs."""
@@ -180,6 +228,17 @@ class Object:
         """A loaded map's file descriptor."""
         return int(self._lib.bpf_map__fd(self._map(name)))
 
+    def descriptors(self, maps: Iterable[str], programs: Iterable[str]) -> dict[str, list[int]]:
+        """What another process needs to go on with the object after this one: maps, programs, and the links that keep them attached.
+
+        The kernel keeps what is attached for as long as anybody holds these; ``Kept`` takes them.
+        """
+        return {
+            **{f"map{name}" if name.startswith(".") else f"map.{name}": [self.map_descriptor(name)] for name in maps},
+            **{f"program.{name}": self.program_descriptors({name}) for name in programs},
+            "links": [int(self._lib.bpf_link__fd(link)) for link in self._links],
+        }
+
     def _map(self, name: str) -> int:
         found = self._lib.bpf_object__find_map_by_name(self._object, name.encode())
         if not found:
@@ -187,7 +246,7 @@ class Object:
         return int(found)
 
     def _why(self, code: int) -> str:
-        return "; ".join([errno_words(OSError(code, os.strerror(code))), *self._said[-3:]])
+        return "; ".join([errno_words(OSError(code, os.strerror(code))), *_said])
 
     def close(self) -> None:
         for link in self._links:
@@ -196,6 +255,55 @@ class Object:
         if self._object:
             self._lib.bpf_object__close(self._object)
             self._object = None
+
+
+class Kept:
+    """A BPF object that another process loaded and attached, by the descriptors that it left (``Object.descriptors``)."""
+
+    def __init__(self, descriptors: Mapping[str, list[int]]) -> None:
+        self._descriptors = descriptors
+
+    def map_descriptor(self, name: str) -> int:
+        """A map's file descriptor."""
+        return self._descriptors[f"map{name}" if name.startswith(".") else f"map.{name}"][0]
+
+    def program_descriptors(self, names: set[str]) -> list[int]:
+        """File descriptors of programs."""
+        return [self._descriptors[f"program.{name}"][0] for name in sorted(names)]
+
+    def memory(self, section: str) -> mmap.mmap:
+        """A data section's live memory, read-only."""
+        return mmap.mmap(self.map_descriptor(section), mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ)
+
+    def close(self) -> None:
+        for group in self._descriptors.values():
+            for descriptor in group:
+                os.close(descriptor)
+
+
+def link_attributes(map_descriptor: int, cgroup_descriptor: int) -> bytes:
+    """``union bpf_attr`` for a link of a struct_ops map to a cgroup.
+
+    The memcg series reads the cgroup from ``cgroup.relative_fd``, not from ``target_fd``.
+    """
+    return struct.pack("=6I", map_descriptor, 0, _BPF_STRUCT_OPS, 0, cgroup_descriptor, 0)
+
+
+def attach_to_cgroup(map_descriptor: int, cgroup_descriptor: int) -> int:
+    """Attach a registered struct_ops map to a cgroup; returns the link, which detaches it when it is closed.  Raises BpfError."""
+    attributes = link_attributes(map_descriptor, cgroup_descriptor)
+    link = int(_libc.syscall(_SYS_BPF[os.uname().machine], _BPF_LINK_CREATE, attributes, len(attributes)))
+    if link < 0:
+        code = ctypes.get_errno()
+        raise BpfError("memcg struct_ops can't be attached to the cgroup", errno_words(OSError(code, os.strerror(code))))
+    return link
+
+
+def map_id(descriptor: int) -> int:
+    """The number by which another process finds a map."""
+    info, size = ctypes.create_string_buffer(_MAP_ID_AT + 4), c_uint(_MAP_ID_AT + 4)
+    library().bpf_obj_get_info_by_fd(descriptor, info, byref(size))
+    return int.from_bytes(info.raw[_MAP_ID_AT:], sys.byteorder)
 
 
 def misses(program: int) -> int:
@@ -222,9 +330,26 @@ class KernelTypes:
     def has_target(self, section: str) -> bool:
         """Whether what a program's section names exists: a function, or a tracepoint."""
         kind, _, target = section.partition("/")
+        if kind.startswith(_STRUCT_OPS):
+            return True  # a member of a struct, not a function
         if kind == "tp_btf":
             return bool(self._lib.btf__find_by_name_kind(self._btf, f"btf_trace_{target}".encode(), _TYPEDEF) > 0)
-        return bool(self._lib.btf__find_by_name_kind(self._btf, target.encode(), _FUNC) > 0)
+        return self.has_function(target)
+
+    def members(self, name: str) -> set[str]:
+        """The names of a struct's members; empty when there is no such struct."""
+        number = self._lib.btf__find_by_name_kind(self._btf, name.encode(), _STRUCT)
+        if number <= 0:
+            return set()
+        # struct btf_type: name_off, info, size; then so many struct btf_member: name_off, type, offset
+        at = self._lib.btf__type_by_id(self._btf, number)
+        count = c_uint.from_address(at + 4).value & 0xFFFF
+        names = (c_uint.from_address(at + 12 + 12 * place).value for place in range(count))
+        return {self._lib.btf__name_by_offset(self._btf, offset).decode() for offset in names}
+
+    def has_function(self, name: str) -> bool:
+        """Whether the kernel has a function (or kfunc) of this name."""
+        return bool(self._lib.btf__find_by_name_kind(self._btf, name.encode(), _FUNC) > 0)
 
 
 class RingBuffer:
@@ -271,6 +396,20 @@ class Map:
     def __init__(self, descriptor: int, value_size: int) -> None:
         self._lib, self._descriptor, self._size = library(), descriptor, value_size
 
+    @classmethod
+    def by_id(cls, number: int, value_size: int) -> "Map":
+        """A map that another process loaded.  Raises BpfError when it is gone."""
+        descriptor = library().bpf_map_get_fd_by_id(number)
+        if descriptor < 0:
+            raise BpfError(f"there is no BPF map {number}", errno_words(OSError(-descriptor, os.strerror(-descriptor))))
+        return cls(descriptor, value_size)
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
     def put(self, key: bytes, value: bytes) -> None:
         """Raises OSError."""
         if code := self._lib.bpf_map_update_elem(self._descriptor, key, value, _ANY):
@@ -289,4 +428,4 @@ class Map:
 def _what_to_do(code: int) -> str:
     if code in (errno.EPERM, errno.EACCES):
         return "run as root (CAP_BPF, CAP_PERFMON); kernel lockdown forbids it, too"
-    return "the process connector is used instead; agentcgroup doctor says more"
+    return "something else does its work; agentcgroup doctor says more"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from agentcgroup import cgroup, systemd
 from agentcgroup.errors import AgentCgroupError
+from agentcgroup.kernel import memory, scheduler, selftest
 from agentcgroup.kernel.libbpf import version
 
 BTF = Path("/sys/kernel/btf/vmlinux")
@@ -179,19 +180,29 @@ def _bpf() -> Finding:
 
 
 def _sched_ext() -> Finding:
-    state = Path("/sys/kernel/sched_ext/state")
-    return Finding("sched_ext", state.exists(), state.read_text().strip() if state.exists() else "not in this kernel",
-                   "a kernel 6.12 or newer with CONFIG_SCHED_CLASS_EXT=y (Debian: from 6.18)")  # fmt: skip
+    """Has the kernel check the scheduler's programs; they are not put into force."""
+    name, do = "sched_ext", "a kernel 7.0 or newer with CONFIG_SCHED_CLASS_EXT=y; cgroup files do its work elsewhere"
+    try:
+        why = scheduler.lacking()
+        running = scheduler.running()
+        if not why and not running:
+            scheduler.try_load()
+    except AgentCgroupError as error:
+        why = error.why or error.what
+    if why:
+        return Finding(name, False, why, do)
+    return Finding(name, True, f"in force: {running}" if running else "the scheduler of tool calls loads")
 
 
 def _memcg_struct_ops() -> Finding:
-    name = b"\0memcg_bpf_ops\0"
+    """Where the kernel has them: loads them, and sees whether the delay and the protection really act."""
+    name, do = "memcg struct_ops", "kernels that carry the patch series; sched_ext or cgroup files do its work elsewhere"
     try:
-        ok = name in BTF.read_bytes()
-    except OSError:
-        ok = False
-    return Finding("memcg struct_ops", ok, "memcg_bpf_ops in the kernel's BTF" if ok else "not in this kernel",
-                   "kernels that carry the memcg struct_ops patches; cgroup files do it everywhere else")  # fmt: skip
+        if why := memory.lacking():
+            return Finding(name, False, why, do)
+        return Finding(name, True, selftest.memcg())
+    except AgentCgroupError as error:
+        return Finding(name, False, f"{error.what}: {error.why}", do)
 
 
 def _docker() -> Finding:

@@ -23,6 +23,7 @@ class Kind(IntEnum):
     STALL = 10
     STARVED = 11
     HELD_OUT = 12
+    WANTS = 13
 
 
 class Role(IntEnum):
@@ -83,8 +84,53 @@ class Counts(NamedTuple):
     held_ns: int
 
 
+class Call(NamedTuple):
+    """``struct call``."""
+
+    brake_until_ns: int
+    stop_at_bytes: int
+    rank: int
+    padding: int = 0
+
+
+class Rates(NamedTuple):
+    """``struct rates``, nanoseconds."""
+
+    slice_ns: int
+    credit_ns: int
+    hold_ns: int
+    stop_ns: int
+    protect_ns: int
+
+
+class HoldReason(IntEnum):
+    """``enum hold_reason``."""
+
+    BRAKE = 0
+    GRANT = 1
+    PROTECT = 2
+    QUOTA = 3
+
+
+class Farewell(NamedTuple):
+    """``struct farewell``."""
+
+    kind: int
+    padding: int
+    code: int
+    reason: bytes
+    message: bytes
+
+
+BUCKETS = 32
+"""Of each of the histograms in ``struct figures``, by powers of two of microseconds."""
 SETTINGS = struct.Struct("=2Q")
 COUNTS = struct.Struct("=4Q")
 RECORD = struct.Struct("=4Q4I128s")
 PLACE = struct.Struct("=3Q2I11Q")
 TRACKED = struct.Struct("=2I")
+GRANT = struct.Struct("=Q2I")
+CALL = struct.Struct("=2Q2I")
+RATES = struct.Struct("=5Q")
+FIGURES = struct.Struct("=135Q")
+FAREWELL = struct.Struct("=2IQ64s192s")

@@ -173,7 +173,7 @@ def test_without_the_object_the_connector_takes_over_and_says_why(tmp_path: Path
         Monitor(RULE, tmp_path / "none.bpf.o")
     broken = tmp_path / "broken.bpf.o"
     broken.write_bytes(b"\x7fELF nonsense")
-    monkeypatch.setattr("agentcgroup.sources.monitor.object_path", lambda: broken)
+    monkeypatch.setattr("agentcgroup.sources.monitor.object_path", lambda name: broken)
     with pytest.raises(BpfError):
         open_source(RULE, "bpf")
     source, words = open_source(RULE, "auto")

@@ -3,20 +3,23 @@
 import json
 import struct
 import subprocess
+from functools import lru_cache
 from typing import Any
 
 import pytest
 
 from agentcgroup.kernel import records
-from agentcgroup.sources import monitor
+from agentcgroup.kernel.files import object_path
+from agentcgroup.kernel.scheduler import Figures
 
 SIZES = {"Q": 8, "I": 4}
 
 
-@pytest.fixture(scope="module")
-def types() -> list[dict[str, Any]]:
+@lru_cache(maxsize=4)
+def types(name: str) -> list[dict[str, Any]]:
+    """What a compiled object says of its types."""
     dump = subprocess.run(
-        ["bpftool", "-j", "btf", "dump", "file", str(monitor.object_path())], capture_output=True, text=True, check=True
+        ["bpftool", "-j", "btf", "dump", "file", str(object_path(name))], capture_output=True, text=True, check=True
     )
     return list(json.loads(dump.stdout)["types"])
 
@@ -39,17 +42,21 @@ def offsets(layout: struct.Struct) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("name", "layout", "fields"),
+    ("of", "name", "layout", "fields"),
     [
-        ("event", records.RECORD, records.Record._fields),
-        ("place", records.PLACE, records.Place._fields),
-        ("tracked", records.TRACKED, ("released", "padding")),
-        ("settings", records.SETTINGS, records.Settings._fields),
-        ("counts", records.COUNTS, records.Counts._fields),
+        ("monitor", "event", records.RECORD, records.Record._fields),
+        ("monitor", "place", records.PLACE, records.Place._fields),
+        ("monitor", "tracked", records.TRACKED, ("released", "padding")),
+        ("monitor", "grant", records.GRANT, ("ask_at_bytes", "asked", "padding")),
+        ("monitor", "settings", records.SETTINGS, records.Settings._fields),
+        ("monitor", "counts", records.COUNTS, records.Counts._fields),
+        *((each, "call", records.CALL, records.Call._fields) for each in ("scheduler", "memory")),
+        *((each, "rates", records.RATES, records.Rates._fields) for each in ("scheduler", "memory")),
+        ("scheduler", "farewell", records.FAREWELL, records.Farewell._fields),
     ],
 )
-def test_layouts(types: list[dict[str, Any]], name: str, layout: struct.Struct, fields: tuple[str, ...]) -> None:
-    declared = one(types, "STRUCT", name)
+def test_layouts(of: str, name: str, layout: struct.Struct, fields: tuple[str, ...]) -> None:
+    declared = one(types(of), "STRUCT", name)
     assert declared["size"] == layout.size
     assert [(member["name"], member["bits_offset"] // 8) for member in declared["members"]] == list(
         zip(fields, offsets(layout), strict=True)
@@ -57,8 +64,23 @@ def test_layouts(types: list[dict[str, Any]], name: str, layout: struct.Struct, 
 
 
 @pytest.mark.parametrize(
-    ("name", "ours", "prefix"), [("event_kind", records.Kind, "EVENT_"), ("place_role", records.Role, "PLACE_")]
+    ("of", "name", "ours", "prefix"),
+    [
+        ("monitor", "event_kind", records.Kind, "EVENT_"),
+        ("monitor", "place_role", records.Role, "PLACE_"),
+        ("scheduler", "hold_reason", records.HoldReason, "HOLD_"),
+    ],
 )
-def test_numbers(types: list[dict[str, Any]], name: str, ours: Any, prefix: str) -> None:
-    declared = {value["name"]: value["val"] for value in one(types, "ENUM", name)["values"]}
+def test_numbers(of: str, name: str, ours: Any, prefix: str) -> None:
+    declared = {
+        value["name"]: value["val"] for value in one(types(of), "ENUM", name)["values"] if value["name"] != "HOLD_REASONS"
+    }
     assert declared == {prefix + member.name: member.value for member in ours}
+
+
+def test_the_schedulers_figures_are_in_the_order_that_python_reads_them_in() -> None:
+    declared = one(types("scheduler"), "STRUCT", "figures")
+    assert declared["size"] == records.FIGURES.size
+    assert [member["name"] for member in declared["members"]] == list(Figures._fields)
+    histogram = {member["name"]: member["bits_offset"] // 8 for member in declared["members"]}
+    assert histogram["delays"] - histogram["waits"] == 8 * records.BUCKETS

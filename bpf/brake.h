@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Which tool calls are to be slowed when they charge memory, and for how long: the part that the scheduler and the
+ * memcg struct_ops share.  User space says it (`calls`); between its words, a call that lacks memory brakes those of lower rank.
+ */
+#ifndef AGENTCGROUP_BRAKE_H
+#define AGENTCGROUP_BRAKE_H
+
+#include "kernel.h"
+#include <bpf/bpf_helpers.h>
+#include "events.h"
+#include "memory.h"
+
+#define LONGEST_STALL_NS 2000000000ULL /* the kernel's own longest penalty at memory.high */
+#define CHARGE_PAGES 64 /* MEMCG_CHARGE_BATCH: what is charged at a time, unless it is a huge page */
+
+/* Each is a section of its own, so that user space finds it as one struct. */
+const volatile struct rates rates SEC(".rodata.rates") = {};
+struct figures figures; /* all of .bss */
+static __u64 protect_until_ns[PRIORITIES] SEC(".data.own");
+static __u64 lacking_since_ns SEC(".data.own");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u64); /* the id of a call's leaf */
+	__type(value, struct call);
+} calls SEC(".maps");
+
+static __always_inline void count(__u64 *buckets, __u64 ns)
+{
+	__u64 us = ns / 1000;
+	__u32 bucket = 0;
+
+	for (int i = 0; i < BUCKETS - 1 && us; i++, us >>= 1)
+		bucket++;
+	__sync_fetch_and_add(&buckets[bucket & (BUCKETS - 1)], 1);
+}
+
+static __always_inline void count_hold(enum hold_reason reason, __u64 now)
+{
+	__sync_fetch_and_add(&figures.holds[reason & (HOLD_REASONS - 1)], 1);
+	if (reason == HOLD_PROTECT && lacking_since_ns) {
+		count(figures.reactions, now - lacking_since_ns);
+		lacking_since_ns = 0;
+	}
+}
+
+/* How long a charge is to hold its task, at so much for CHARGE_PAGES: a huge page is eight such. */
+static __always_inline __u64 hold_for(__u64 ns, unsigned long pages)
+{
+	return pages > CHARGE_PAGES ? ns * pages / CHARGE_PAGES : ns;
+}
+
+/* A call of this rank lacks memory: those below it give way for so long. */
+static __always_inline void protect(__u32 rank, __u64 now, __u64 ns)
+{
+	if (rank >= PRIORITIES - 1)
+		return;
+	if (protect_until_ns[rank] < now) {
+		lacking_since_ns = now;
+		__sync_fetch_and_add(&figures.protections, 1);
+	}
+	protect_until_ns[rank] = now + ns;
+}
+
+static __always_inline bool gives_way(__u32 rank, __u64 now)
+{
+	for (__u32 above = 0; above < PRIORITIES - 1; above++)
+		if (above < rank && protect_until_ns[above] > now)
+			return true;
+	return false;
+}
+
+/* For how long a task of `call` is to be held for this charge, and why; 0: not at all. */
+static __always_inline __u64 brake_for(struct call *call, __u64 usage, unsigned long pages, __u64 now, enum hold_reason *reason)
+{
+	if (call->brake_until_ns > now) {
+		*reason = HOLD_BRAKE;
+		return hold_for(rates.hold_ns, pages);
+	}
+	if (gives_way(call->rank, now)) {
+		*reason = HOLD_PROTECT;
+		return hold_for(rates.hold_ns, pages);
+	}
+	if (!call->stop_at_bytes || usage <= call->stop_at_bytes)
+		return 0;
+	protect(call->rank, now, rates.protect_ns);
+	*reason = HOLD_GRANT;
+	/* Those of the highest rank go on growing: the others give way. */
+	return call->rank ? hold_for(rates.stop_ns, pages) : 0;
+}
+
+/* The current task begins to wait for memory, or has waited: others give way until then, and a little longer. */
+static __always_inline void stalled(bool begins)
+{
+	__u64 id = cgroup_of(bpf_get_current_task_btf());
+	struct call *call = bpf_map_lookup_elem(&calls, &id);
+
+	if (call)
+		protect(call->rank, bpf_ktime_get_ns(), begins ? LONGEST_STALL_NS : rates.protect_ns);
+}
+
+#endif

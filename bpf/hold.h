@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The hold: a task is marked while it charges memory, and waits in a queue by deadline from when it returns to user space.  A timer
+ * empties the queue.
+ */
+#ifndef AGENTCGROUP_HOLD_H
+#define AGENTCGROUP_HOLD_H
+
+#include "kernel.h"
+#include <bpf/bpf_helpers.h>
+#include "brake.h"
+#include "compat.h"
+#include "tasks.h"
+
+#define TICK_NS 1000000
+#define LONGEST_HOLD_NS 1000000000ULL
+
+static __always_inline void arm(void)
+{
+	struct tick *tick;
+	__u32 key = 0;
+
+	if (__sync_lock_test_and_set(&ticking, 1))
+		return;
+	tick = bpf_map_lookup_elem(&ticks, &key);
+	if (tick)
+		bpf_timer_start(&tick->timer, TICK_NS, 0);
+}
+
+/* In the task, on its way back to user space. */
+static int hold_now(struct bpf_map *map, void *key, void *value)
+{
+	struct task_struct *current = bpf_get_current_task_btf();
+	struct task *task = task_of(current);
+	__u64 now = bpf_ktime_get_ns();
+
+	if (!task || task->hold_until_ns <= now)
+		return 0;
+	count(figures.delays, now - task->asked_at_ns);
+	task->held_from_ns = now;
+	task->held_until_ns = task->hold_until_ns;
+	if (last_deadline_ns < task->held_until_ns)
+		last_deadline_ns = task->held_until_ns;
+	arm();
+	bpf_preempt_disable();
+	scx_bpf_kick_cpu(bpf_get_smp_processor_id(), SCX_KICK_PREEMPT);
+	bpf_preempt_enable();
+	return 0;
+}
+
+static __always_inline void hold(struct task_struct *of, struct task *task, __u64 until_ns, __u64 now, enum hold_reason reason)
+{
+	__u32 id = of->pid;
+	struct work *work;
+
+	if (task->hold_until_ns > now)
+		return;
+	work = bpf_map_lookup_elem(&works, &id);
+	if (!work)
+		return;
+	if (until_ns > now + LONGEST_HOLD_NS)
+		until_ns = now + LONGEST_HOLD_NS;
+	task->hold_until_ns = until_ns;
+	task->asked_at_ns = now;
+	if (bpf_task_work_schedule_resume(of, &work->work, &works, hold_now)) {
+		/* It is still inside its last hold, or there is no memory: asked again at the next charge, or turn. */
+		task->hold_until_ns = 0;
+		return;
+	}
+	count_hold(reason, now);
+}
+
+static __always_inline void let_go(struct task *task, __u64 now)
+{
+	task->held_until_ns = 0;
+	count(figures.held, now - task->held_from_ns);
+	__sync_fetch_and_add(&figures.held_ns, now - task->held_from_ns);
+}
+
+static int on_tick(void *map, int *key, struct bpf_timer *timer)
+{
+	struct bpf_iter_scx_dsq iterator;
+	__u64 now = bpf_ktime_get_ns();
+	struct task_struct *of;
+	__s32 cpu;
+
+	ticking = 0;
+	bpf_iter_scx_dsq_new(&iterator, HELD, 0);
+	while ((of = bpf_iter_scx_dsq_next(&iterator))) {
+		struct task *task = task_of(of);
+
+		if (task && task->held_until_ns > now)
+			break;
+		if (task)
+			let_go(task, now);
+		scx_bpf_dsq_move_set_vtime(&iterator, now_virtual);
+		if (!scx_bpf_dsq_move_vtime(&iterator, of, READY, 0))
+			continue;
+		cpu = scx_bpf_pick_idle_cpu(of->cpus_ptr, 0);
+		if (cpu >= 0)
+			scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+	}
+	bpf_iter_scx_dsq_destroy(&iterator);
+	if (now < last_deadline_ns + 2 * TICK_NS || scx_bpf_dsq_nr_queued(HELD) > 0)
+		arm();
+	return 0;
+}
+
+#endif

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What the monitor knows of places and threads, and how it says something: a record in the ring buffer, at a bounded rate. */
+#ifndef AGENTCGROUP_RECORDS_H
+#define AGENTCGROUP_RECORDS_H
+
+#include "kernel.h"
+#include <bpf/bpf_helpers.h>
+#include "compat.h"
+#include "events.h"
+#include "memory.h"
+
+#define WINDOW_SHIFT 27 /* 134 ms */
+#define WINDOW_RECORDS 16
+#define RESERVED 4
+
+/* Each is a section of its own, so that user space finds it as one struct. */
+const volatile struct settings settings SEC(".rodata.settings") = {};
+struct counts counts; /* all of .bss */
+
+/* Nothing else names its type in the object, where a test looks for it. */
+const struct event *const declared SEC(".rodata.declared") = NULL;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u64); /* the cgroup's id */
+	__type(value, struct place);
+} places SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, struct tracked);
+} tracked SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u64); /* the id of a call's leaf */
+	__type(value, struct grant);
+} grants SEC(".maps");
+
+/* What was last seen of a thread, to add only what is new to its leaf. */
+struct thread {
+	__u64 waited_ns;
+	__u64 stalled_from_ns;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct thread);
+} threads SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} records SEC(".maps");
+
+static __always_inline struct place *place_of(struct task_struct *task)
+{
+	__u64 id = cgroup_of(task);
+
+	return bpf_map_lookup_elem(&places, &id);
+}
+
+/* Since 7.0 a trace point's program can be preempted, and the kernel's guard against recursion then leaves
+ * it out for whatever comes along on that processor: a birth nobody hears of.  What is left of the
+ * gap (the guard itself is outside) the kernel counts as a miss, and user space looks at that. */
+static __always_inline void keep_processor(void)
+{
+	if (bpf_preempt_disable)
+		bpf_preempt_disable();
+}
+
+static __always_inline void give_processor(void)
+{
+	if (bpf_preempt_enable)
+		bpf_preempt_enable();
+}
+
+/* A record, filled in except for what its kind adds; NULL when there is no room. */
+static __always_inline struct event *begin(__u32 kind, __u64 cgroup, __u32 pid)
+{
+	struct event *event = bpf_ringbuf_reserve(&records, sizeof(*event), 0);
+
+	__sync_fetch_and_add(&counts.made, 1);
+	if (!event) {
+		__sync_fetch_and_add(&counts.lost, 1);
+		return NULL;
+	}
+	event->at_ns = bpf_ktime_get_ns();
+	event->cgroup = cgroup;
+	event->kind = kind;
+	event->pid = pid;
+	event->amount = 0;
+	event->ran_ns = 0;
+	event->folded = 0;
+	event->padding = 0;
+	event->hint[0] = 0;
+	return event;
+}
+
+/* Whether a leaf may say something now.  What can't be found out afterwards has some room of its own.
+ * Races between processors cost a record more or less. */
+static __always_inline bool may_tell(struct place *place, __u32 kind)
+{
+	bool urgent = kind == EVENT_EXEC || kind == EVENT_OOM || kind == EVENT_VICTIM || kind == EVENT_WANTS;
+	__u32 room = urgent ? WINDOW_RECORDS : WINDOW_RECORDS - RESERVED;
+	__u64 window = bpf_ktime_get_ns() >> WINDOW_SHIFT;
+
+	if (place->window != window) {
+		place->window = window;
+		place->window_records = 0;
+	}
+	if (place->window_records < room) {
+		__sync_fetch_and_add(&place->window_records, 1);
+		return true;
+	}
+	__sync_fetch_and_add(&place->folded, 1);
+	__sync_fetch_and_add(&place->folded_total, 1);
+	return false;
+}
+
+static __always_inline bool tell(struct place *place, __u32 kind, __u64 cgroup, __u32 pid, __u64 amount)
+{
+	struct event *event;
+
+	if (!may_tell(place, kind))
+		return false;
+	event = begin(kind, cgroup, pid);
+	if (!event)
+		return false;
+	event->amount = amount;
+	event->folded = __sync_lock_test_and_set(&place->folded, 0);
+	bpf_ringbuf_submit(event, 0);
+	return true;
+}
+
+#endif

@@ -1,0 +1,243 @@
+"""The sched_ext scheduler on a real kernel: shares, limits, holds, and every way in which it can end."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentcgroup import cgroup
+from agentcgroup.enforce import InKernel
+from agentcgroup.host.arbiter import NAME
+from agentcgroup.kernel import scheduler
+from agentcgroup.kernel.libbpf import BpfError
+from agentcgroup.kernel.selftest import leaves
+from tests.vm.harness import SLICE, assert_nothing_left, command, session
+
+LACKING = scheduler.lacking()
+NEEDS = pytest.mark.skipif(bool(LACKING), reason=LACKING)
+STUCK = Path(__file__).parent / "stuck.bpf.o"
+SPIN = "while :; do :; done"
+
+
+def state() -> str:
+    return (scheduler.STATE / "state").read_text().strip()
+
+
+@pytest.fixture
+def loaded() -> Iterator[scheduler.Scheduler]:
+    wait_for_no_host()
+    program = scheduler.Scheduler()
+    yield program
+    program.close()
+
+
+def wait_for_no_host() -> None:
+    """An earlier test's host process has gone, and its scheduler with it."""
+    deadline = time.monotonic() + 20
+    while state() != "disabled":
+        assert time.monotonic() < deadline, f"sched_ext is {state()}"
+        time.sleep(0.1)
+
+
+def start(leaf: Path, enforcer: InKernel, code: str) -> "subprocess.Popen[bytes]":
+    """A shell in a leaf, in the hands of the scheduler from its first command on."""
+    process = subprocess.Popen(["sh", "-c", f"read go; {code}"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    cgroup.add(leaf, process.pid)
+    enforcer.adopt(leaf, process.pid)
+    assert process.stdin is not None
+    process.stdin.write(b"\n")
+    process.stdin.close()
+    return process
+
+
+def used(leaf: Path) -> float:
+    return cgroup.read_table(leaf, "cpu.stat")["usage_usec"] / 1e6
+
+
+def shares(found: list[Path], seconds: float) -> list[float]:
+    """The parts of what all used that each used."""
+    before = [used(leaf) for leaf in found]
+    time.sleep(seconds)
+    spent = [used(leaf) - start for leaf, start in zip(found, before, strict=True)]
+    return [one / sum(spent) for one in spent]
+
+
+@NEEDS
+def test_saturated_processors_are_shared_by_weight(loaded: scheduler.Scheduler) -> None:
+    enforcer = InKernel("sched_ext", loaded.calls_id, rank=1)
+    with leaves(3) as found:
+        for leaf, weight in zip(found, (100, 200, 400), strict=True):
+            cgroup.write(leaf, "cpu.weight", weight)
+            for _ in range(os.cpu_count() or 1):
+                start(leaf, enforcer, SPIN)
+        time.sleep(0.5)
+        for got, wanted in zip(shares(found, 4.0), (1 / 7, 2 / 7, 4 / 7), strict=True):
+            assert got == pytest.approx(wanted, rel=0.15)
+    assert loaded.ejected() is None
+
+
+@NEEDS
+def test_cpu_max_holds(loaded: scheduler.Scheduler) -> None:
+    enforcer = InKernel("sched_ext", loaded.calls_id, rank=1)
+    with leaves(1) as [leaf]:
+        cgroup.write(leaf, "cpu.max", "20000 100000")
+        start(leaf, enforcer, SPIN)
+        start(leaf, enforcer, SPIN)
+        time.sleep(1)
+        before, began = used(leaf), time.monotonic()
+        time.sleep(4)
+        assert (used(leaf) - before) / (time.monotonic() - began) == pytest.approx(0.2, rel=0.3)
+    assert scheduler.read_figures(loaded.figures_id).holds["quota"] > 0
+
+
+@NEEDS
+def test_a_new_call_goes_ahead_of_those_that_have_used_much(loaded: scheduler.Scheduler) -> None:
+    enforcer = InKernel("sched_ext", loaded.calls_id, rank=1)
+    with leaves(2) as [old, new]:
+        for _ in range(4 * (os.cpu_count() or 1)):
+            start(old, enforcer, SPIN)
+        time.sleep(1)
+        before = used(old)
+        short = start(new, enforcer, "i=0; while [ $i -lt 2000 ]; do i=$((i+1)); done")
+        short.wait()
+        # As one of nine on two processors it would have let them have four times its own time.
+        assert used(old) - before < 4 * used(new) + 0.05
+
+
+@NEEDS
+def test_a_call_that_lacks_memory_brakes_those_below_it_at_once(loaded: scheduler.Scheduler, hog: str) -> None:
+    """The high one stalls at its limit; the low one is held by the kernel alone: nobody else says anything here."""
+    high_enforcer, low_enforcer = (InKernel("sched_ext", loaded.calls_id, rank=rank) for rank in (0, 2))
+    with leaves(2) as [high, low]:
+        cgroup.write(high, "memory.high", 16 << 20)
+        grower = start(low, low_enforcer, f"while :; do {hog} 64; done")
+        start(high, high_enforcer, f"{hog} 64")
+        deadline = time.monotonic() + 20
+        while not scheduler.read_figures(loaded.figures_id).holds["protect"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        grower.kill()
+    figures = scheduler.read_figures(loaded.figures_id)
+    assert figures.protections > 0
+    assert sum(figures.reactions) > 0
+    assert figures.holds["brake"] == 0
+
+
+@NEEDS
+def test_who_is_held_holds_no_lock_that_others_need(loaded: scheduler.Scheduler, tmp_path: Path) -> None:
+    """Holders of ``mmap_lock`` would stop whoever reads their /proc, and writers to a file system whoever syncs it."""
+    enforcer = InKernel("sched_ext", loaded.calls_id, rank=2)
+    grow = "python3 -c 'import time\nkept = []\nwhile True: kept.append(b\"x\" * (1 << 20))'"
+    write = f"while :; do dd if=/dev/zero of={tmp_path}/held bs=1M count=64 conv=notrunc 2>/dev/null; done"
+    with leaves(1) as [leaf]:
+        cgroup.write(leaf, "memory.max", 1 << 30)
+        grower, writer = start(leaf, enforcer, "exec " + grow), start(leaf, enforcer, write)
+        free = outside(grower.pid, tmp_path)
+        holds = 0
+        slowest = 0.0
+        for _ in range(3):
+            enforcer.brake(leaf)
+            slowest = max(slowest, outside(grower.pid, tmp_path))
+            holds = scheduler.read_figures(loaded.figures_id).holds["brake"]
+        assert holds > 5
+        # A reader that had to wait for a hold each time would take 20 ms more for each of its 50 looks.
+        assert slowest < 3 * free + 0.3
+        for process in (grower, writer):
+            process.kill()
+
+
+def outside(pid: int, folder: Path) -> float:
+    """Seconds that somebody else needs for 50 looks into a process's memory map and 5 syncs of a file."""
+    began = time.monotonic()
+    for _ in range(50):
+        Path(f"/proc/{pid}/maps").read_bytes()
+    for _ in range(5):
+        with open(folder / "other", "wb") as file:
+            file.write(b"x" * 4096)
+            os.fsync(file.fileno())
+    return time.monotonic() - began
+
+
+@NEEDS
+def test_taken_out_by_the_watchdog_the_kernels_own_scheduler_goes_on() -> None:
+    wait_for_no_host()
+    stuck = scheduler.Scheduler(STUCK)
+    try:
+        enforcer = InKernel("sched_ext", stuck.calls_id, rank=1)
+        with leaves(1) as [leaf]:
+            start(leaf, enforcer, SPIN)
+            start(leaf, enforcer, SPIN)
+            start(leaf, enforcer, SPIN)
+            deadline = time.monotonic() + 40
+            while (gone := stuck.ejected()) is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            assert "stall" in gone.why
+            assert not gone.aside
+            before = used(leaf)
+            time.sleep(1)
+            assert used(leaf) > before
+        assert state() == "disabled"
+    finally:
+        stuck.close()
+
+
+@NEEDS
+def test_an_object_that_is_none_is_refused_with_a_reason(tmp_path: Path) -> None:
+    wait_for_no_host()
+    (tmp_path / "broken.o").write_bytes(b"not an object")
+    with pytest.raises(BpfError, match=r"broken\.o can't be opened"):
+        scheduler.Scheduler(tmp_path / "broken.o")
+    assert state() == "disabled"
+
+
+@NEEDS
+@pytest.mark.parametrize("way", ["SysRq", "kill -9"])
+def test_a_session_goes_on_when_the_scheduler_ends_and_gets_it_back(tmp_path: Path, way: str) -> None:
+    wait_for_no_host()
+    report = tmp_path / "report.json"
+    agent = "for i in $(seq 60); do x=$(sleep 0.2; echo $i >&2); done"
+    run = subprocess.Popen(command("--report", str(report), agent=["sh", "-c", agent]), stderr=subprocess.DEVNULL)
+    wait_for_state("enabled")
+    if way == "SysRq":
+        Path("/proc/sysrq-trigger").write_text("S")
+    else:
+        subprocess.run(["pkill", "-9", "-x", NAME], check=True)
+    wait_for_state("disabled", 1.0 if way == "SysRq" else 5.0)
+    wait_for_state("enabled", 30.0)
+    assert run.wait(120) == 0
+    words = [line.split("enforcer: ")[1] for line in json.loads(report.read_text())["log"] if "enforcer: " in line]
+    assert [word.split()[0] for word in words] == ["sched_ext", "cgroup", "sched_ext"]
+    assert ("taken out" if way == "SysRq" else "host process is gone") in words[1]
+    assert_nothing_left()
+
+
+def wait_for_state(wanted: str, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while state() != wanted:
+        assert time.monotonic() < deadline, f"sched_ext is {state()}"
+        time.sleep(0.02)
+
+
+def test_an_enforcer_that_the_kernel_lacks_is_refused_by_name(tmp_path: Path) -> None:
+    done = session(tmp_path, "--enforcer", "memcg_bpf", agent=["true"])
+    assert done.code == 2
+    assert "this kernel has no memcg struct_ops" in done.stderr
+    if LACKING:
+        done = session(tmp_path, "--enforcer", "sched_ext", agent=["true"])
+        assert done.code == 2
+        assert LACKING in done.stderr
+    assert not list(SLICE.glob("agentcgroup-*"))
+
+
+def test_the_summary_says_which_enforcer_was_in_force_and_why(tmp_path: Path) -> None:
+    done = session(tmp_path, agent=[sys.executable, "-c", "import time; time.sleep(6)"])
+    assert f"enforcer {'cgroup' if LACKING else 'sched_ext'}" in " ".join(done.stderr.split())
+    assert (LACKING or "no memcg_bpf") in done.report["enforcer"]
+    chosen = session(tmp_path, "--enforcer", "cgroup", agent=["true"])
+    assert "as asked" in chosen.report["enforcer"] or "host process" in chosen.report["enforcer"]
