@@ -17,11 +17,11 @@ _PATIENCE_S = 2.0
 def main(arguments: list[str]) -> int:
     """Run ``[--hint H] -- CMD...`` as a call of its own; returns only when CMD could not be executed."""
     hint, command = parse(arguments)
-    session = _session()
+    session = own_session()
     if hint is not None:
         os.environ["AGENT_RESOURCE_HINT"] = hint
     try:
-        _declare(session)
+        declare(session)
     except (OSError, ValueError) as error:
         # The command matters more than its cgroup.
         print(f"agentcgroup: exec: running without a cgroup of its own: {error}", file=sys.stderr)
@@ -60,7 +60,7 @@ def _check(hint: str) -> None:
         raise AgentCgroupError("exec: bad hint", "; ".join(complaints), "for example --hint memory:high,timeout:5m")
 
 
-def _session() -> str:
+def own_session() -> str:
     """The session that this process runs in, from its cgroup."""
     with open("/proc/self/cgroup") as file:
         lines = file.read().splitlines()
@@ -74,11 +74,12 @@ def _session() -> str:
     )
 
 
-def _declare(session: str) -> None:
+def declare(session: str, request: str = '{"op": "call"}') -> None:
+    """Make this process the root of a tool call of the session.  Raises OSError or ValueError."""
     with socket.socket(socket.AF_UNIX) as channel:
         channel.settimeout(_PATIENCE_S)
         channel.connect(f"/run/agentcgroup/sessions/{session}/control.sock")
-        channel.sendall(b'{"op": "call"}\n')
+        channel.sendall(request.encode() + b"\n")
         answer = channel.recv(4096).decode()
     if '"leaf"' not in answer:
         raise ValueError(f"the session's governor answered {answer.strip() or 'nothing'}")

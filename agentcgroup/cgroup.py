@@ -62,9 +62,9 @@ def read(cgroup: Path, name: str) -> str:
 
 
 def write(cgroup: Path, name: str, value: str | int) -> None:
-    """Write one value to a control file, in one system call as the kernel wants it."""
+    """Write one value to a control file, in one system call as the kernel wants it; without waiting, where the kernel knows how."""
     try:
-        descriptor = os.open(f"{cgroup}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        descriptor = os.open(f"{cgroup}/{name}", os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             os.write(descriptor, str(value).encode())
         finally:
@@ -138,8 +138,13 @@ def _spelled(limits: Limits) -> dict[str, str]:
         "memory.swap.max": MAX if limits.swap_max_bytes is None else str(limits.swap_max_bytes),
         "pids.max": MAX if limits.processes is None else str(limits.processes),
         "cpu.weight": str(limits.cpu_weight),
-        "cpu.max": MAX if limits.cpu_cores is None else f"{int(limits.cpu_cores * 100_000)} 100000",
+        "cpu.max": cpu_max(limits.cpu_cores),
     }
+
+
+def cpu_max(cores: float | None) -> str:
+    """A limit on processors as the kernel spells it."""
+    return MAX if cores is None else f"{int(cores * 100_000)} 100000"
 
 
 def usage(cgroup: Path) -> Usage:
@@ -148,6 +153,11 @@ def usage(cgroup: Path) -> Usage:
     stat = read_table(cgroup, "memory.stat")
     loose = stat["inactive_file"] + stat["active_file"] + stat.get("slab_reclaimable", 0)
     return Usage(current, max(0, current - loose))
+
+
+def working_set(cgroup: Path) -> int:
+    """Memory of a cgroup that it would miss, in bytes: all but the page cache that was not used lately."""
+    return max(0, int(read(cgroup, "memory.current")) - read_table(cgroup, "memory.stat")["inactive_file"])
 
 
 def processes(cgroup: Path) -> list[int]:

@@ -119,12 +119,15 @@ def same_file(pid: int, number: int, other: int, other_number: int) -> bool:
     return (one.st_dev, one.st_ino, one.st_rdev) == (two.st_dev, two.st_ino, two.st_rdev)
 
 
-def prefer_as_victim(pid: int) -> None:
-    """Make a process the out-of-memory killer's first choice, before anything of the agent's; children inherit it."""
+def prefer_as_victim(pid: int, score: int) -> None:
+    """Make a process the out-of-memory killer's choice before anything of the agent's; children inherit it.
+
+    ``score``: oom_score_adj, up to 1000; each 10 counts as much as one percent of the memory that is full.
+    """
     with contextlib.suppress(OSError):
         descriptor = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
         try:
-            os.write(descriptor, b"1000")
+            os.write(descriptor, b"%d" % score)
         finally:
             os.close(descriptor)
 

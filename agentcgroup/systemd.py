@@ -10,6 +10,7 @@ from agentcgroup.errors import AgentCgroupError
 
 SLICE = "agentcgroup.slice"
 _BUS_WAIT_S = 30.0
+_MANAGER = ("/org/freedesktop/systemd1", "org.freedesktop.systemd1", "org.freedesktop.systemd1.Manager")
 
 
 def is_running() -> bool:
@@ -46,6 +47,19 @@ def start_scope(session: str, pids: list[int], memory_max: int, memory_low: int,
          (scope_name(session), "fail", properties, []))  # fmt: skip
 
 
+def change_scope(session: str, memory_low: int, cpu_weight: int) -> None:
+    """Another protection and weight for a session's scope that runs.  Raises AgentCgroupError when systemd refuses."""
+    properties = [("MemoryLow", ("t", memory_low)), ("CPUWeight", ("t", cpu_weight))]
+    _call(f"changing {scope_name(session)}", "SetUnitProperties", "sba(sv)", (scope_name(session), True, properties))
+
+
+def limit_slice(memory_max: int | None) -> None:
+    """Give the slice of all sessions a limit of memory, in bytes, until the next boot; None takes it back."""
+    value = 2**64 - 1 if memory_max is None else memory_max
+    properties = [("MemoryMax", ("t", value)), ("MemorySwapMax", ("t", 2**64 - 1 if memory_max is None else 0))]
+    _call(f"limiting {SLICE}", "SetUnitProperties", "sba(sv)", (SLICE, True, properties))
+
+
 def stop_scope(session: str) -> None:
     """Stop the session's scope; everything in it is ended.  Not being there is fine."""
     try:
@@ -55,13 +69,28 @@ def stop_scope(session: str) -> None:
             raise
 
 
+def _call(what: str, method: str, signature: str, body: tuple[Any, ...]) -> None:
+    """Call a method of the manager that is done when it answers."""
+    from jeepney import DBusAddress, MessageType, new_method_call
+    from jeepney.io.blocking import open_dbus_connection
+
+    try:
+        with open_dbus_connection(bus="SYSTEM") as bus:
+            manager = DBusAddress(*_MANAGER)
+            reply = bus.send_and_get_reply(new_method_call(manager, method, signature, body), timeout=_BUS_WAIT_S)
+    except (OSError, TimeoutError) as error:
+        raise AgentCgroupError(f"{what} failed", f"no answer from systemd over D-Bus ({error})", _DO) from None
+    if reply.header.message_type is MessageType.error:
+        raise AgentCgroupError(f"{what} failed", _error_words(reply), _DO)
+
+
 def _job(what: str, method: str, signature: str, body: tuple[Any, ...]) -> None:
     """Call a method of the manager that queues a job, and wait for the job's result."""
     from jeepney import DBusAddress, MatchRule, MessageType, new_method_call
     from jeepney.bus_messages import message_bus
     from jeepney.io.blocking import open_dbus_connection
 
-    manager = DBusAddress("/org/freedesktop/systemd1", "org.freedesktop.systemd1", "org.freedesktop.systemd1.Manager")
+    manager = DBusAddress(*_MANAGER)
     removed = MatchRule(type="signal", interface=manager.interface, member="JobRemoved", path=manager.object_path)
     try:
         with open_dbus_connection(bus="SYSTEM") as bus, bus.filter(removed, bufsize=100) as signals:

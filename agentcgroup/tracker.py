@@ -6,6 +6,7 @@ agent domain (``_agents``: the program it runs, shared by forks that did not exe
 call.  Membership follows forks, so neither setsid nor a double fork leaves a call.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from agentcgroup.boundary import AgentProcess, Verdict, first_verdict, judge
@@ -143,11 +144,11 @@ class Tracker:
         call = self._roots.pop(pid, None)
         return None if call is None else RootExited(call, status, at_ns)
 
-    def declare(self, pid: int, at_ns: int) -> Begin:
-        """The process asked to be the root of a call of its own (``agentcgroup exec``)."""
+    def declare(self, pid: int, at_ns: int, why: str = "declared with agentcgroup exec", facts: Facts | None = None) -> Begin:
+        """The process is to be the root of a call of its own, whatever the boundary rules say."""
         self._roots.pop(pid, None)
         self._leave(pid)
-        return self._begin(pid, Verdict("tool", "declared with agentcgroup exec"), None, at_ns)
+        return self._begin(pid, Verdict("tool", why), facts, at_ns)
 
     def is_root(self, pid: int) -> bool:
         """Whether the process is the root of a call."""
@@ -160,9 +161,12 @@ class Tracker:
         self._leave(pid)
         self._enter(pid, call)
 
-    def adopt_agent(self, pid: int, parent: int) -> None:
-        """A process was found in the agent domain though no event told of it; it runs its parent's program still."""
-        self._agents[pid] = self._agents.get(parent) or self.launched[0]
+    def restore(self, call: int, root: int, members: Collection[int]) -> None:
+        """A call that an earlier daemon began, with the processes of its leaf."""
+        for pid in members:
+            self.adopt(pid, call)
+        self._roots[root] = call
+        self.next_call = max(self.next_call, call + 1)
 
     def forked_by(self, pid: int) -> int | None:
         """Which process of the agent domain forked this one, if that one has not started a program since."""

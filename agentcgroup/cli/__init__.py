@@ -17,7 +17,7 @@ def main() -> int:
             from agentcgroup.call_client import main as exec_main
 
             return exec_main(words[1:])
-        from agentcgroup.cli.app import app
+        from agentcgroup.cli.commands import app
 
         return int(app(standalone_mode=False) or 0)
     except AgentCgroupError as error:

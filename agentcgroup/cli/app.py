@@ -21,7 +21,9 @@ policy_app = typer.Typer(
 app.add_typer(policy_app, name="policy")
 
 _COMMAND = {"allow_extra_args": True, "allow_interspersed_args": False}
-PolicyFile = Annotated[Path | None, typer.Option("--policy", help="Policy file (default: the shipped one).")]
+PolicyFile = Annotated[
+    Path | None, typer.Option("--policy", help="Policy file (default: /etc/agentcgroup/policy.yaml, else the shipped one).")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -51,7 +53,16 @@ def run(
             help="Where events come from: the BPF monitor, the kernel's process connector, or the better one that works."
         ),
     ] = "auto",
+    enforcer: Annotated[
+        Literal["auto", "memcg_bpf", "sched_ext", "cgroup"],
+        typer.Option(
+            help="What slows calls that others have to wait for: in the kernel, by cgroup files, or the best one that works."
+        ),
+    ] = "auto",
     report: Annotated[Path | None, typer.Option(help="Write the summary as JSON to this file.")] = None,
+    docker: Annotated[
+        str | None, typer.Option(help="In a new container of this image, which the daemon governs.", metavar="IMAGE")
+    ] = None,
 ) -> int:
     """Run an agent in a session: agentcgroup run [OPTIONS] -- CMD...
 
@@ -59,7 +70,7 @@ def run(
     """
     from agentcgroup.session.start import Options, start
 
-    return start(Options(tuple(context.args), name, priority, memory, cpu_weight, policy, events, report))
+    return start(Options(tuple(context.args), name, priority, memory, cpu_weight, policy, events, enforcer, report, docker))
 
 
 @app.command("exec", context_settings=_COMMAND)
@@ -88,6 +99,19 @@ def cleanup(end: Annotated[bool, typer.Option("--end", help="End agents that sti
     return clean_up(end)
 
 
+@app.command()
+def explain(
+    session: Annotated[
+        str, typer.Argument(help="SESSION or SESSION/CALL, running or ended since the last boot.", metavar="SESSION[/CALL]")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> int:
+    """What was done to a session's tool calls: what was seen, by which rule, what it changed, for how long."""
+    from agentcgroup.session.account import explain as tell
+
+    return tell(session, as_json)
+
+
 @policy_app.command("check")
 def policy_check(file: Annotated[Path, typer.Argument(help="The policy file.")]) -> None:
     """Check a policy file; each mistake with file, line and key.  Exit 2 if there is one."""
@@ -105,6 +129,6 @@ def policy_explain(
     hint: Annotated[str, typer.Option(help="A hint to be applied.")] = "",
 ) -> int:
     """Which class and limits a command would get, and which rule says so: ... explain -- CMD..."""
-    from agentcgroup.explain import explain
+    from agentcgroup.policy_words import explain
 
     return explain(tuple(context.args), policy, memory, hint)

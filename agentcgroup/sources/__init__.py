@@ -5,6 +5,7 @@ kernel saw them for each process.  Every source tells these three, and ``Lost``;
 more, and leaves out the births and ends of processes that nobody waits for.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,15 @@ from typing import Literal, NamedTuple
 
 
 class Forked(NamedTuple):
-    """``parent`` made ``child``; reported before the child does anything.  Time: CLOCK_MONOTONIC, nanoseconds."""
+    """``parent`` made ``child``; reported before the child does anything.  Time: CLOCK_MONOTONIC, nanoseconds.
+
+    ``cgroup``: where it happened, for sources that know; 0 for others.
+    """
 
     parent: int
     child: int
     at_ns: int
+    cgroup: int = 0
 
 
 class Execed(NamedTuple):
@@ -24,6 +29,7 @@ class Execed(NamedTuple):
 
     pid: int
     at_ns: int
+    cgroup: int = 0
 
 
 class Exited(NamedTuple):
@@ -33,6 +39,7 @@ class Exited(NamedTuple):
     status: int
     at_ns: int
     ran_ns: int | None = None
+    cgroup: int = 0
 
 
 class Lost(NamedTuple):
@@ -61,6 +68,14 @@ class MemoryNews(NamedTuple):
     at_ns: int
 
 
+class Grown(NamedTuple):
+    """A call's memory has grown to where it is to ask for more (``Source.ask_at``); ``amount``: bytes now."""
+
+    cgroup: int
+    amount: int
+    at_ns: int
+
+
 class Victim(NamedTuple):
     """The kernel chose a process of the cgroup to die of a lack of memory."""
 
@@ -81,9 +96,10 @@ class HeldOut(NamedTuple):
 
     pid: int
     held_s: float
+    cgroup: int = 0
 
 
-Event = Forked | Execed | Exited | Lost | HintSeen | Emptied | MemoryNews | Victim | Waited | HeldOut
+Event = Forked | Execed | Exited | Lost | HintSeen | Emptied | MemoryNews | Grown | Victim | Waited | HeldOut
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +131,13 @@ class Source:
         """Readable when events wait."""
         raise NotImplementedError
 
+    def on_ready(self, callback: Callable[[], None] | None) -> None:
+        """Call back in the running event loop whenever events wait; None: no more."""
+        if callback is None:
+            asyncio.get_running_loop().remove_reader(self.fileno())
+        else:
+            asyncio.get_running_loop().add_reader(self.fileno(), callback)
+
     def drain(self, deliver: Callable[[Event], None]) -> None:
         """Deliver the events that wait now, without blocking."""
         raise NotImplementedError
@@ -129,11 +152,17 @@ class Source:
     def watch_call(self, cgroup: Path) -> None:
         """This cgroup is a tool call's leaf."""
 
+    def forget(self, cgroup_id: int) -> None:
+        """A leaf that was watched is gone."""
+
     def watch_exit(self, pid: int) -> None:
         """The end of this process is of interest, too."""
 
     def let_go(self, pid: int) -> None:
         """The program that this process started is the agent's own: don't hold it."""
+
+    def ask_at(self, cgroup_id: int, amount: int) -> None:
+        """Tell (``Grown``), once, when the memory of this leaf reaches ``amount`` bytes; only a source that sees memory can."""
 
     def counts(self, cgroup: Path) -> Counts | None:
         """What was counted in a watched cgroup; None where nothing is counted."""

@@ -8,14 +8,17 @@ open to error injection), then everything that is attached to functions.  Withou
 processes there is no monitor, and the process connector takes its place.
 """
 
+import contextlib
+import hashlib
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from agentcgroup.cgroup import CgroupError, number
 from agentcgroup.kernel import libbpf
-from agentcgroup.kernel.records import COUNTS, PLACE, RECORD, SETTINGS, TRACKED, Kind, Place, Record, Role, Settings
+from agentcgroup.kernel.files import object_path
+from agentcgroup.kernel.records import COUNTS, GRANT, PLACE, RECORD, SETTINGS, TRACKED, Kind, Place, Record, Role, Settings
 from agentcgroup.kernel.records import Counts as RecordCounts
 from agentcgroup.policy import MonitorRule
 from agentcgroup.sources import (
@@ -25,6 +28,7 @@ from agentcgroup.sources import (
     Execed,
     Exited,
     Forked,
+    Grown,
     HeldOut,
     HintSeen,
     Lost,
@@ -37,13 +41,9 @@ from agentcgroup.sources import (
 _NS = 1_000_000_000
 _MEMORY = {Kind.GROWTH: "growth", Kind.OVER: "over", Kind.FULL: "full", Kind.OOM: "oom"}
 _HOLD = "hold_"
+_PARTS: tuple[list[str], ...] = ([], ["the hold of new programs"], ["what is attached to functions"])
+"""What a kernel may make us leave out."""
 _NEEDED = {"on_fork", "on_exec", "on_exit", "on_populated"}
-
-
-def object_path() -> Path:
-    """The compiled monitor: in a checkout beside its source, installed inside the package."""
-    checkout = Path(__file__).parent.parent.parent / "bpf" / "monitor.bpf.o"
-    return checkout if checkout.parent.exists() else Path(__file__).parent.parent / "bpf" / "monitor.bpf.o"
 
 
 class Monitor(Source):
@@ -52,14 +52,24 @@ class Monitor(Source):
     name = "BPF monitor"
     sees_inside = True
 
-    def __init__(self, rule: MonitorRule, path: Path | None = None, ring_bytes: int = 1 << 20) -> None:
-        """Raises BpfError when the monitor can't be loaded."""
+    def __init__(
+        self,
+        rule: MonitorRule,
+        path: Path | None = None,
+        ring_bytes: int = 1 << 20,
+        kept: Mapping[str, Mapping[str, list[int]]] | None = None,
+    ) -> None:
+        """``kept``: what monitors of earlier processes left (``to_keep``), by their names; one that is like this one would be is gone on
+        with, and what it saw meanwhile is delivered.  Raises BpfError when the monitor can't be loaded.
+        """
         self._rule = rule
         self.without: list[str] = []
-        self._object = self._load(path or object_path(), ring_bytes)
+        self._path, self._ring_bytes = path or object_path("monitor"), ring_bytes
+        self._object = self._left_by_another(kept or {}) or self._load(self._path, ring_bytes)
         try:
             self._places = libbpf.Map(self._object.map_descriptor("places"), PLACE.size)
             self._tracked = libbpf.Map(self._object.map_descriptor("tracked"), TRACKED.size)
+            self._grants = libbpf.Map(self._object.map_descriptor("grants"), GRANT.size)
             self._watchful = self._object.program_descriptors(_NEEDED)
             self._ring = libbpf.RingBuffer(self._object.map_descriptor("records"), self._record)
         except BaseException:
@@ -70,6 +80,14 @@ class Monitor(Source):
         self._deliver: Callable[[Event], None]
         self._lost = self._received = 0
         self._worst_lag_ns = self._lag_sum_ns = 0
+
+    def _left_by_another(self, kept: Mapping[str, Mapping[str, list[int]]]) -> libbpf.Kept | None:
+        """The monitor of an earlier process, if it is what this one would load."""
+        for left_out in _PARTS if kept and self._path.exists() else ():
+            self.without = left_out
+            if (found := kept.get(self.kind)) is not None:
+                return libbpf.Kept(found)
+        return None
 
     def _load(self, path: Path, ring_bytes: int) -> libbpf.Object:
         """The object with as many of its programs as this kernel takes."""
@@ -116,6 +134,17 @@ class Monitor(Source):
             self._lost = lost
             deliver(Lost())
 
+    @property
+    def kind(self) -> str:
+        """A name for what was loaded: the same for the same programs, settings and kernel's leavings."""
+        about = repr((self._rule, self._ring_bytes, self.without)).encode()
+        return f"monitor-{hashlib.sha256(self._path.read_bytes() + about).hexdigest()[:16]}"
+
+    def to_keep(self) -> dict[str, list[int]]:
+        """Descriptors with which the next process can go on (``kept``): as long as somebody holds them, the monitor sees on."""
+        assert isinstance(self._object, libbpf.Object)
+        return self._object.descriptors(("places", "tracked", "grants", "records", ".bss"), sorted(_NEEDED))
+
     def _missed(self) -> int:
         """Births, programs and ends that the kernel did not show us."""
         return sum(map(libbpf.misses, self._watchful))
@@ -129,13 +158,13 @@ class Monitor(Source):
         self._worst_lag_ns = max(self._worst_lag_ns, lag)
         kind, deliver = record.kind, self._deliver
         if kind == Kind.FORK:
-            deliver(Forked(record.pid, record.amount, record.at_ns))
+            deliver(Forked(record.pid, record.amount, record.at_ns, record.cgroup))
         elif kind == Kind.EXEC:
-            deliver(Execed(record.pid, record.at_ns))
+            deliver(Execed(record.pid, record.at_ns, record.cgroup))
             if hint := record.hint.split(b"\0", 1)[0]:
                 deliver(HintSeen(record.cgroup, record.pid, hint.decode(errors="replace")))
         elif kind == Kind.EXIT:
-            deliver(Exited(record.pid, record.amount, record.at_ns, record.ran_ns))
+            deliver(Exited(record.pid, record.amount, record.at_ns, record.ran_ns, record.cgroup))
         elif kind == Kind.EMPTY:
             deliver(Emptied(record.cgroup))
         elif kind == Kind.VICTIM:
@@ -144,8 +173,10 @@ class Monitor(Source):
             deliver(Waited(record.cgroup, "memory", record.amount / _NS))
         elif kind == Kind.STARVED:
             deliver(Waited(record.cgroup, "cpu", record.amount / _NS))
+        elif kind == Kind.WANTS:
+            deliver(Grown(record.cgroup, record.amount, record.at_ns))
         elif kind == Kind.HELD_OUT:
-            deliver(HeldOut(record.pid, record.amount / _NS))
+            deliver(HeldOut(record.pid, record.amount / _NS, record.cgroup))
         else:
             deliver(MemoryNews(record.cgroup, _MEMORY[Kind(kind)], record.at_ns))  # type: ignore[arg-type]
 
@@ -165,6 +196,11 @@ class Monitor(Source):
 
     def watch_exit(self, pid: int) -> None:
         self._tracked.put(struct.pack("=I", pid), TRACKED.pack(1, 0))
+
+    def ask_at(self, cgroup_id: int, amount: int) -> None:
+        # The entry goes with the cgroup, so a full map is all that can be wrong.
+        with contextlib.suppress(OSError):
+            self._grants.put(struct.pack("=Q", cgroup_id), GRANT.pack(amount, 0, 0))
 
     def let_go(self, pid: int) -> None:
         # Not if it has ended: nobody would take the entry away again.

@@ -1,0 +1,1 @@
+"""What sessions and their tool calls did: written by governors, kept in one SQLite file, told as tables and pages."""

@@ -1,0 +1,134 @@
+"""What ``run`` may ask the daemon for, and what a user gets of it.  Pure, but for what is looked up of the two processes.
+
+One line of JSON on ``/run/agentcgroup/control.sock`` asks: ``{"version": 1, "op": "run", "argv": [...], "stub": PID, "keeper": PID}``, with a
+name, a priority and a budget if they are wished for.  The daemon answers ``{"ready": NAME}``; the caller lets its stub become the agent,
+says ``{"exit": STATUS}`` when that has ended, and gets ``{"report": ...}``; or an ``{"error": ...}`` instead of either.
+``{"version": 1, "op": "history"}``, with conditions like those of ``agentcgroup history``, is answered by ``{"calls": [...]}``: the calls
+of the caller's own sessions, or to root of all.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from agentcgroup import cgroup, process
+from agentcgroup.classify import SMALLEST_BUDGET_BYTES, amount
+from agentcgroup.errors import AgentCgroupError
+from agentcgroup.model import Priority
+from agentcgroup.policy import Policy
+from agentcgroup.schedule.scheduler import LEVELS
+from agentcgroup.session.places import check_name, name_of
+from agentcgroup.units import format_size
+
+VERSION = 1
+LONGEST_ORDER = 256 * 1024
+Word = Annotated[str, Field(max_length=65536)]
+
+
+class Order(BaseModel):
+    """A session that somebody wants to run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    version: Literal[1]
+    op: Literal["run"]
+    argv: Annotated[list[Word], Field(min_length=1, max_length=4096)]
+    stub: Annotated[int, Field(ge=2)]
+    keeper: Annotated[int, Field(ge=2)]
+    name: Annotated[str, Field(max_length=40)]
+    priority: Priority | None = None
+    memory: Annotated[int, Field(ge=1)] | None = None
+
+
+class Question(BaseModel):
+    """Calls of the past that somebody wants to know of; the fields are those of ``history.store.Filter``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    version: Literal[1]
+    op: Literal["history"]
+    session: Word | None = None
+    name: Word | None = None
+    text: Word | None = None
+    since: float | None = None
+    failed: bool = False
+    acted_on: bool = False
+    limit: Annotated[int, Field(ge=1, le=1000)] = 50
+
+
+ASKED: TypeAdapter[Order | Question] = TypeAdapter(Annotated[Order | Question, Field(discriminator="op")])
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What a session gets: whose it is, its priority, and its budget in bytes."""
+
+    uid: int
+    priority: Priority
+    memory: int
+
+
+def admit(policy: Policy, host_bytes: int, uid: int, order: Order, theirs: Sequence[Granted]) -> Granted:
+    """What a user's session gets beside those that the user has.  Raises AgentCgroupError for what is more than the policy allows.
+
+    Root may have anything; a wish that is not said is cut down to what is allowed.
+    """
+    check_name(order.name)
+    memory = order.memory or amount(policy.session.memory, host_bytes)
+    priority = order.priority or policy.session.priority
+    if uid:
+        rule = policy.users
+        if len(theirs) >= rule.sessions:
+            raise AgentCgroupError(
+                f"user {uid} has {len(theirs)} sessions", "the policy allows no more (users: sessions)", "end one of them"
+            )
+        if LEVELS[priority] < LEVELS[rule.priority]:
+            if order.priority:
+                raise AgentCgroupError(
+                    f"--priority {priority} refused", f"users may have {rule.priority} at most (users: priority)", "ask for less"
+                )
+            priority = rule.priority
+        left = amount(rule.memory, host_bytes) - sum(one.memory for one in theirs)
+        if memory > left and order.memory:
+            raise AgentCgroupError(
+                f"--memory {format_size(memory)} refused",
+                f"of what users may have, {format_size(max(0, left))} is left for user {uid} (users: memory)",
+                "ask for less, or end a session",
+            )
+        memory = min(memory, left)
+    if memory < SMALLEST_BUDGET_BYTES:
+        raise AgentCgroupError(
+            f"a budget of {format_size(max(0, memory))} is too small",
+            f"an idle agent and a shell need {format_size(SMALLEST_BUDGET_BYTES)}",
+            "give more --memory, or end a session",
+        )
+    return Granted(uid, priority, memory)
+
+
+def check_processes(order: Order, caller: int, uid: int) -> None:
+    """The stub and the keeper have to be children of the caller, owned by the same user, and in no session.
+
+    Raises AgentCgroupError: nobody's process is put anywhere because somebody else says so.
+    """
+    for pid in (order.stub, order.keeper):
+        try:
+            owner = os.stat(f"/proc/{pid}").st_uid
+        except OSError:
+            owner = -1
+        if owner != uid or process.parent(pid) != caller:
+            raise AgentCgroupError(f"process {pid} is not the caller's child", "only its own processes can be given to a session")
+    try:
+        inside = name_of(cgroup.of_process(order.stub))
+    except ProcessLookupError:
+        raise AgentCgroupError(f"process {order.stub} is gone", "it ended before the session began") from None
+    if inside:
+        raise AgentCgroupError(
+            "run inside a session", f"it belongs to session {inside!r}", "its commands are governed already; use agentcgroup exec"
+        )
+
+
+def plan_of(folder: Path) -> Path:
+    """Where a session that the daemon runs keeps what the next daemon needs."""
+    return folder / "plan.json"
