@@ -41,7 +41,7 @@ def _tree_files() -> list[str]:
     """The work tree as git sees it: tracked and new files, without what is ignored; and the compiled BPF objects."""
     subprocess.run([TREE / "scripts/bpf"], check=True, stdout=sys.stderr)
     listed = run("git", "-C", TREE, "ls-files", "-z", "-c", "-o", "--exclude-standard").split("\0")
-    listed += [str(path.relative_to(TREE)) for path in TREE.glob("bpf/*.bpf.o")]
+    listed += [str(path.relative_to(TREE)) for folder in ("bpf", "tests/vm") for path in (TREE / folder).glob("*.bpf.o")]
     return [name for name in listed if name and (TREE / name).is_file()]
 
 

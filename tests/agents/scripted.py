@@ -1,8 +1,8 @@
 """An agent that does as it is told: runs the calls of a JSON file, keeps what each returned.
 
-Usage: scripted.py SPEC.json TRANSCRIPT.json.  The file holds {"calls": [{"command", "stderr"}], "parallel": N}; ``stderr`` is
+Usage: scripted.py SPEC.json TRANSCRIPT.json.  The file holds {"calls": [{"command", "stderr", "after"}], "parallel": N}; ``stderr`` is
 where a call's stderr goes, as the agents of this world differ: ``pipe``, ``pty`` or ``file`` (one regular file for stdout and
-stderr, read when the call's root has exited).
+stderr, read when the call's root has exited); ``after``: how many seconds it waits before it starts the call.
 """
 
 import json
@@ -11,6 +11,7 @@ import pty
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def main() -> None:
     spec = json.loads(Path(sys.argv[1]).read_text())
 
     def one(call: dict) -> dict:
+        time.sleep(call.get("after", 0))
         return {**call, **KINDS[call.get("stderr", "pipe")](call["command"])}
 
     with ThreadPoolExecutor(spec.get("parallel", 1)) as pool:

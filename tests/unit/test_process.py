@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,10 @@ def test_facts_survive_a_name_full_of_parentheses(tmp_path: Path) -> None:
     odd.symlink_to("/bin/sleep")
     child = subprocess.Popen([odd, "5"], cwd="/", start_new_session=True)
     try:
-        facts = process.facts(child.pid, os.getpid())
+        deadline = time.monotonic() + 10
+        # The parent goes on while the exec is still under way, and there are no arguments yet.
+        while (facts := process.facts(child.pid, os.getpid())) is None and time.monotonic() < deadline:
+            pass
         assert facts is not None
         assert (facts.ppid, facts.sid, facts.cwd, facts.argv) == (os.getpid(), child.pid, "/", (str(odd), "5"))
     finally:
@@ -107,5 +111,5 @@ def test_discarded_output_is_recognised() -> None:
 def test_a_process_that_is_not_there_gives_nothing(pid: int) -> None:
     assert process.take_descriptor(pid, 2) is None
     assert process.variables(pid, "A") == {}
-    process.prefer_as_victim(pid)
+    process.prefer_as_victim(pid, 1000)
     process.signal_all([pid], signal.SIGTERM)

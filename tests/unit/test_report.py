@@ -22,7 +22,7 @@ SERVER = CallRecord(3, 202, ("gopls",), 3.0, kind="helper")
 
 def summary(*, kills: int = 0, log: tuple[str, ...] = ()) -> str:
     agent = AgentProcess(100, ("python3", "agent.py"), 1, Verdict("agent", "started by run"))
-    report = build_report("s", ["python3", "agent.py"], "normal", BUDGET, 0.0, 5.0, 0, 30 << 20, kills, "test", {}, [agent],
+    report = build_report("s", ["python3", "agent.py"], "normal", BUDGET, 0.0, 5.0, 0, 30 << 20, kills, "test", {}, "cgroup", None, [agent],
                           [STOPPED, UNSEEN, SERVER], [LOOP], log)  # fmt: skip
     out = io.StringIO()
     print_summary(json.loads(json.dumps(report)), out)

@@ -1,4 +1,4 @@
-"""Fixtures for the virtual host: the small C programs that the tests torment it with."""
+"""Fixtures for the virtual host: the small C programs that the tests torment it with, a container image, users."""
 
 import os
 import subprocess
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agentcgroup.session.places import SESSIONS
+from tests.vm.daemon import IMAGE
 
 
 def pytest_report_header() -> str:
@@ -40,3 +41,30 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> str:
 def bomb(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Path of the program that forks as fast as it can."""
     return _compile("bomb", tmp_path_factory.mktemp("bomb"))
+
+
+@pytest.fixture(scope="session")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of the program that has memory in steps, each for a time."""
+    return _compile("steps", tmp_path_factory.mktemp("steps"))
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image of nothing but busybox, imported from this host."""
+    subprocess.run(["systemctl", "start", "docker"], check=True)
+    root = tmp_path_factory.mktemp("image")
+    (root / "bin").mkdir()
+    (root / "bin/busybox").write_bytes(Path("/bin/busybox").read_bytes())
+    (root / "bin/busybox").chmod(0o755)
+    for name in ("sh", "sleep", "echo", "cat", "true", "dd", "head", "tail", "seq"):
+        (root / "bin" / name).symlink_to("busybox")
+    subprocess.run(f"tar -C {root} -c . | docker import - {IMAGE}", shell=True, check=True, stdout=subprocess.DEVNULL)
+    return IMAGE
+
+
+@pytest.fixture(scope="session")
+def users() -> tuple[str, str]:
+    for name in ("alice", "mallory"):
+        subprocess.run(["useradd", "--create-home", name], check=False)
+    return "alice", "mallory"

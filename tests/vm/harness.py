@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +58,7 @@ def session(folder: Path, *options: str, agent: list[str], **kwargs: Any) -> Out
 
 
 def script(
-    folder: Path, calls: list[dict[str, str]], *options: str, parallel: int = 1, before: tuple[str, ...] = ()
+    folder: Path, calls: Sequence[Mapping[str, str | float]], *options: str, parallel: int = 1, before: tuple[str, ...] = ()
 ) -> tuple[Outcome, list[dict[str, Any]]]:
     """Run calls by the scripted agent in a session; returns the outcome and the agent's transcript."""
     spec, transcript = folder / "spec.json", folder / "transcript.json"

@@ -40,7 +40,7 @@ class LossyConnector(Connector):
 class DeafMonitor(Monitor):
     """The real source, with little room, and nobody to read it."""
 
-    def __init__(self, rule: MonitorRule) -> None:
+    def __init__(self, rule: MonitorRule, **_: object) -> None:
         super().__init__(rule, ring_bytes=4096)
 
     def drain(self, deliver: Callable[[Event], None]) -> None:

@@ -96,7 +96,7 @@ def few_process_ids() -> Iterator[None]:
 
 @pytest.mark.usefixtures("few_process_ids")
 def test_process_ids_that_come_again_confuse_nobody(tmp_path: Path) -> None:
-    calls = [{"command": f"/bin/true {number}; (exit {number % 7})"} for number in range(150)]
+    calls = [{"command": f"sleep 0.02; /bin/true {number}; (exit {number % 7})"} for number in range(150)]
     done, said = script(tmp_path, calls)
     assert [call["returncode"] for call in said] == [number % 7 for number in range(150)]
     # Where nothing holds it, a very short call may be gone before it can be looked at.

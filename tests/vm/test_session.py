@@ -26,6 +26,8 @@ from tests.vm.harness import (
     wait_for,
 )
 
+pytestmark = pytest.mark.one_kernel
+
 
 @pytest.mark.parametrize(
     ("agent", "code", "words"),
@@ -206,7 +208,7 @@ def test_a_terminals_keys_reach_the_agent_as_if_run_were_not_there() -> None:
 
 def test_ctrl_c_ends_an_agent_that_does_not_catch_it() -> None:
     terminal = Terminal()
-    terminal.type(f"{sys.executable} -m agentcgroup run -- sh -c 'echo u''p; sleep 60'\n")
+    terminal.type(f"{sys.executable} -m agentcgroup run -- sh -c 'echo u''p; exec sleep 60'\n")
     terminal.expect("up\r\n")
     terminal.type("\x03")
     terminal.expect("agentcgroup: session")

@@ -1,0 +1,135 @@
+"""Users without rights and the daemon: what they get, what they do not, and what they can not break."""
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentcgroup.session.places import session_cgroup
+from tests.vm.daemon import as_user, daemon, history, status, until
+from tests.vm.harness import AGENTS, TRIES, command
+
+pytestmark = pytest.mark.one_kernel
+
+SCHEDULER = Path("/sys/kernel/sched_ext/state")
+
+
+def ask_as(user: str, session: str, **request: Any) -> str:
+    """What a session answers a user, as text."""
+    text = f"from agentcgroup.service import status; print(status.ask({session!r}, **{request!r}))"
+    words = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", sys.executable, "-c", text]
+    return subprocess.run(words, capture_output=True, text=True, check=True, cwd="/").stdout
+
+
+LIMITED = "version: 1\nusers: {sessions: 2, memory: 1G, priority: normal}\n"
+
+
+def test_a_user_without_rights_runs_an_agent_through_the_daemon(users: tuple[str, str], tmp_path: Path) -> None:
+    alice, mallory = users
+    (tmp_path / "policy.yaml").write_text(LIMITED)
+    with daemon(tmp_path, "--policy", str(tmp_path / "policy.yaml")):
+        go = Path(f"/tmp/go-{tmp_path.name}")
+        agent = ["sh", "-c", f"x=$(sh -c 'until [ -e {go} ]; do sleep 0.2; done; id -un'); echo $x; exit 3"]
+        words = as_user(alice, "run", "--name", "hers", "--memory", "600M", "--", *agent)
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/") as run:
+            until("her call", lambda: status("hers").get("calls"))
+            for user, names in ((alice, ["hers"]), (mallory, [])):
+                seen = subprocess.run(
+                    as_user(user, "status", "--json"), capture_output=True, text=True, check=True, cwd="/"
+                ).stdout
+                assert [one["session"] for one in json.loads(seen)] == names
+            assert "another's" in ask_as(mallory, "hers", op="priority", priority="low")
+            assert "users may have normal at most" in ask_as(alice, "hers", op="priority", priority="high")
+            assert "done" in ask_as(alice, "hers", op="priority", priority="low")
+            until("her new priority", lambda: status("hers")["priority"] == "low")
+            until("its weight", lambda: (session_cgroup("hers") / "cpu.weight").read_text() == "25\n")
+            go.touch()
+            out, err = run.communicate(timeout=60)
+        assert (run.returncode, out) == (3, "alice\n")
+        assert "session hers: 1 tool call" in err
+        assert [call["exit_status"] for call in history("hers")] == [0]
+        for user, hers in ((alice, True), (mallory, False)):
+            past = subprocess.run(as_user(user, "history", "--json"), capture_output=True, text=True, check=True, cwd="/").stdout
+            # Other tests' sessions of alice are in her past too.
+            assert ("hers" in {one["session"] for one in json.loads(past)}) == hers
+        for options, expected in ((["--memory", "2G"], "is left for user"), (["--priority", "high"], "--priority high refused")):
+            refused = subprocess.run(as_user(alice, "run", *options, "--", "true"), capture_output=True, text=True, cwd="/")
+            assert refused.returncode == 2
+            assert expected in refused.stderr
+        refused = subprocess.run(as_user(alice, "run", "--", "/no/such"), capture_output=True, text=True, cwd="/")
+        assert refused.returncode == 127
+    without = subprocess.run(as_user(alice, "run", "--", "true"), capture_output=True, text=True, cwd="/")
+    assert without.returncode == 2
+    assert "run needs root, or the daemon" in without.stderr
+
+
+def test_a_users_session_survives_the_daemon_and_is_taken_up(users: tuple[str, str], tmp_path: Path) -> None:
+    agent = ["sh", "-c", "x=$(sh -c 'sleep 12; echo one'); y=$(sh -c 'sleep 1; echo two'); echo $x $y"]
+    with daemon(tmp_path) as first:
+        run = subprocess.Popen(
+            as_user(users[0], "run", "--name", "long", "--", *agent), stdout=subprocess.PIPE, text=True, cwd="/"
+        )
+        call = until("the call", lambda: status("long").get("calls"))[0]
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    with daemon(tmp_path):
+        again = until("the call again", lambda: status("long").get("calls"))[0]
+        assert (again["call"], again["pid"]) == (call["call"], call["pid"])
+        assert run.communicate(timeout=60)[0] == "one two\n"
+        until("the end of both calls", lambda: [row["duration_s"] is not None for row in history("long")] == [True, True])
+    assert [(row["call"], row["exit_status"]) for row in history("long")] == [(1, 0), (2, 0)]
+
+
+def test_what_a_call_does_to_its_streams_its_environment_and_its_hints_stops_nobody(
+    users: tuple[str, str], tmp_path: Path
+) -> None:
+    """Of an unprivileged user, through the daemon: it answers all the while, and every call is known."""
+    big = "import os; os.environ.update({f'V{n}': 'x' * 100_000 for n in range(60)}); os.execvp('sleep', ['sleep', '1'])"
+    calls = [
+        "exec 2>&-; sleep 1; exit 1",
+        "exec 2>/dev/null; exec 1>&2; sleep 1; exit 2",
+        f'exec {sys.executable} -c "{big}"',
+        "AGENT_RESOURCE_HINT=memory:999999T,cpu:-1,time:never sh -c 'sleep 1; exit 4'",
+        "for f in /sys/fs/cgroup/agentcgroup.slice/*/tools/*/memory.max; do echo max >$f; done; sleep 1; exit 5",
+        "mkfifo /tmp/full$$; exec 3<>/tmp/full$$; exec 2>&3; yes >&3 & sleep 1; kill $!; rm /tmp/full$$; exit 6",
+        "(sleep 30 & sleep 30 &) ; sleep 1; exit 7",
+    ]
+    agent = "".join(f"x=$(sh -c {shlex.quote(call)} 2>&1 | tail -c 100); " for call in calls)
+    with daemon(tmp_path):
+        words = as_user(users[0], "run", "--name", "rude", "--memory", "400M", "--", "sh", "-c", agent)
+        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd="/") as run:
+            until("its session", lambda: status("rude"))
+            answered = 0
+            while run.poll() is None:
+                answered += bool(status("rude"))
+                time.sleep(0.1)
+            assert run.returncode == 0
+        assert answered > 10
+        known = {row["exit_status"] for row in until("its calls", lambda: history("rude"))}
+        assert {number << 8 for number in (1, 2, 4, 5, 6, 7)} <= known
+
+
+def test_nothing_that_is_said_to_the_socket_harms_the_daemon(users: tuple[str, str], tmp_path: Path) -> None:
+    with daemon(tmp_path) as one:
+        until("its enforcer", lambda: SCHEDULER.read_text().strip() == "enabled")
+        before = len(list(Path(f"/proc/{one.pid}/fd").iterdir()))
+        words = [
+            "setpriv",
+            f"--reuid={users[1]}",
+            f"--regid={users[1]}",
+            "--clear-groups",
+            sys.executable,
+            str(AGENTS / "liar.py"),
+            str(100 * TRIES or 500),
+        ]
+        subprocess.run(words, check=True, cwd="/")
+        assert one.poll() is None
+        assert len(list(Path(f"/proc/{one.pid}/fd").iterdir())) < before + 5
+        done = subprocess.run(command("--name", "after", agent=["true"]), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
