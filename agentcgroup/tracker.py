@@ -162,10 +162,11 @@ class Tracker:
         self._enter(pid, call)
 
     def restore(self, call: int, root: int, members: Collection[int]) -> None:
-        """A call that an earlier daemon began, with the processes of its leaf."""
+        """A call that an earlier daemon began, with the processes of its leaf; ``root`` is not among them if its end was seen."""
         for pid in members:
             self.adopt(pid, call)
-        self._roots[root] = call
+        if root in members:
+            self._roots[root] = call
         self.next_call = max(self.next_call, call + 1)
 
     def forked_by(self, pid: int) -> int | None:

@@ -33,13 +33,15 @@ _BPF_LINK_CREATE, _BPF_STRUCT_OPS = 28, 44
 """enum bpf_cmd, enum bpf_attach_type"""
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}
 _libc = ctypes.CDLL(None, use_errno=True)
-_MAP_ID_AT = 4
-"""Offset of id in struct bpf_map_info."""
+_MAP_ID_AT, _MAP_SIZE_AT = 4, 16
+"""Offsets of id and max_entries in struct bpf_map_info."""
 _MISSES_AT = 208
 """Offset of recursion_misses in struct bpf_prog_info (since 5.12)."""
 _ANY, _EXISTING = 0, 2
 """BPF_ANY, BPF_EXIST"""
 _LONGEST_LINE = 1 << 20
+_ACTED_AT = 64
+"""Offset of the reader's own mark in the first page of a ring buffer: another cache line than the kernel's."""
 
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "libbpf_set_print": (c_void_p, [_PRINT]),
@@ -301,9 +303,13 @@ def attach_to_cgroup(map_descriptor: int, cgroup_descriptor: int) -> int:
 
 def map_id(descriptor: int) -> int:
     """The number by which another process finds a map."""
-    info, size = ctypes.create_string_buffer(_MAP_ID_AT + 4), c_uint(_MAP_ID_AT + 4)
+    return _map_info(descriptor, _MAP_ID_AT)
+
+
+def _map_info(descriptor: int, at: int) -> int:
+    info, size = ctypes.create_string_buffer(at + 4), c_uint(at + 4)
     library().bpf_obj_get_info_by_fd(descriptor, info, byref(size))
-    return int.from_bytes(info.raw[_MAP_ID_AT:], sys.byteorder)
+    return int.from_bytes(info.raw[at:], sys.byteorder)
 
 
 def misses(program: int) -> int:
@@ -353,11 +359,23 @@ class KernelTypes:
 
 
 class RingBuffer:
-    """The reading end of a ring buffer map."""
+    """The reading end of a ring buffer map.
+
+    Its first page belongs to the reader and outlives it with the map, and only its first number means something to the kernel: up to
+    where records are taken out.  So the page keeps, too, up to where the reader has acted upon them, for a reader that comes after.
+    """
 
     def __init__(self, descriptor: int, deliver: Callable[[bytes], None]) -> None:
-        """``deliver`` gets a copy of each record; what it raises comes out of ``consume``."""
+        """``deliver`` gets a copy of each record; what it raises comes out of ``consume``.
+
+        What an earlier reader took out and did not act upon is delivered again.
+        """
         self._lib = library()
+        self._page = mmap.mmap(descriptor, mmap.PAGESIZE)
+        self._taken, self._acted = c_ulonglong.from_buffer(self._page, 0), c_ulonglong.from_buffer(self._page, _ACTED_AT)
+        with mmap.mmap(descriptor, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ, offset=mmap.PAGESIZE) as produced:
+            self.overtaken = not self._step_back(_map_info(descriptor, _MAP_SIZE_AT), produced)
+        """Whether it was overwritten before it could be delivered again."""
         self._deliver = deliver
         self._error: BaseException | None = None
         self._callback = _SAMPLE(self._sample)
@@ -368,6 +386,23 @@ class RingBuffer:
     def fileno(self) -> int:
         """Readable when records wait."""
         return int(self._lib.ring_buffer__epoll_fd(self._buffer))
+
+    @property
+    def position(self) -> int:
+        """Up to where records were taken out."""
+        return self._taken.value
+
+    def acted(self, position: int) -> None:
+        """Nobody needs the records before ``position`` again."""
+        self._acted.value = position
+
+    def _step_back(self, size: int, produced: mmap.mmap) -> bool:
+        taken, self._taken.value = self._taken.value, self._acted.value
+        # From here on the kernel overwrites nothing of it; what it wrote before is known now.
+        if struct.unpack_from("=Q", produced)[0] - self._acted.value <= size:
+            return True
+        self._taken.value = taken
+        return False
 
     def consume(self) -> None:
         """Deliver the records that wait now."""
@@ -388,6 +423,8 @@ class RingBuffer:
         if self._buffer:
             self._lib.ring_buffer__free(self._buffer)
             self._buffer = None
+            del self._taken, self._acted  # they hold the page
+            self._page.close()
 
 
 class Map:

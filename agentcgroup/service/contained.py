@@ -138,7 +138,7 @@ async def _until_it_ends(governor: Governor) -> None:
     except OSError:
         return  # it ended just now
     try:
-        governor.take_up()
+        await governor.take_up()
         await over.wait()
     except asyncio.CancelledError:
         await governor.suspend()

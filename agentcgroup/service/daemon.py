@@ -38,8 +38,6 @@ from agentcgroup.sources.hub import Hub
 from agentcgroup.sources.monitor import Monitor
 
 T = TypeVar("T")
-_TAKING_UP_S = 60.0
-"""By then the sessions of an earlier daemon are found."""
 _SPARE_CALLERS = 8
 """Connections of a user beside those of its sessions: nobody takes all descriptors."""
 _PATIENCE_S = 5.0
@@ -101,13 +99,15 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._over.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        self._hub = Hub(source, _TAKING_UP_S)
+        self._hub = Hub(source)
         async with arbiter.serving(self._arbiter):
             self._arbiter.begin()
             stop_metrics = metrics.serve(address) if address else None
-            docker = Docker(self._from_thread(self._began), self._from_thread(log))
             for plan, folder, lock in left_by_another():
-                self._keep(asyncio.create_task(self._take_up(plan, folder, lock)))
+                self._keep(asyncio.create_task(self._take_up(plan, folder, lock, self._hub.part())))
+            docker = Docker(
+                self._from_thread(self._began), self._from_thread(lambda _: self._hub.all_known()), self._from_thread(log)
+            )
             for stale in places.clean():
                 log(f"cleaned up after session {stale.name}", session=stale.name)
             places.DAEMON_SOCKET.unlink(missing_ok=True)
@@ -118,6 +118,7 @@ class Daemon:
             await self._over.wait()
             notify("STOPPING=1")
             beating.cancel()
+            self._hub.pause()
             docker.close()
             server.close()
             places.DAEMON_SOCKET.unlink(missing_ok=True)
@@ -143,17 +144,19 @@ class Daemon:
     def _began(self, container: Container) -> None:
         """A labelled container runs."""
         log(contained.describe(container), container=container.id)
-        self._sessions[container.id] = asyncio.create_task(self._govern(container, self._sessions.get(container.id)))
+        earlier = self._sessions.get(container.id)
+        self._sessions[container.id] = asyncio.create_task(self._govern(container, earlier, self._hub.part()))
 
-    async def _govern(self, container: Container, earlier: asyncio.Task[None] | None) -> None:
+    async def _govern(self, container: Container, earlier: asyncio.Task[None] | None, source: Source) -> None:
         if earlier is not None:
             await asyncio.wait([earlier])  # it was started again: the end of the one before is about to be seen
         try:
-            await contained.govern(container, self._policy, self._hub.part(), self._words, self._writer)
+            await contained.govern(container, self._policy, source, self._words, self._writer)
             log(f"container {container.name} has ended", container=container.id)
         except AgentCgroupError as error:
             log(str(error), "error", container=container.id)
         finally:
+            source.close()
             if self._sessions.get(container.id) is asyncio.current_task():
                 del self._sessions[container.id]
 
@@ -163,9 +166,9 @@ class Daemon:
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
 
-    async def _take_up(self, plan: Plan, folder: Path, lock: int) -> None:
+    async def _take_up(self, plan: Plan, folder: Path, lock: int, source: Source) -> None:
         """Go on with a session that an earlier daemon had."""
-        served = Served(plan, folder, lock, self._policy, self._hub.part(), self._words, self._writer)
+        served = Served(plan, folder, lock, self._policy, source, self._words, self._writer)
         self._served[plan.name] = served
         log(f"session {plan.name} is taken up", session=plan.name)
         try:
@@ -175,6 +178,7 @@ class Daemon:
             log(f"session {plan.name} was not taken up: {error}", "warning", session=plan.name)
             os.close(lock)
         finally:
+            served.close()
             del self._served[plan.name]
 
     async def _asked(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -207,7 +211,7 @@ class Daemon:
             writer.write(_refusal(str(error) or type(error).__name__))
         finally:
             if name is not None:
-                del self._served[name]
+                self._served.pop(name).close()
             self._callers[uid] -= 1
             if not self._callers[uid]:
                 del self._callers[uid]

@@ -18,9 +18,9 @@ _ANSWER_S = 10
 class Docker:
     """Tells of each labelled container once for each of its starts."""
 
-    def __init__(self, started: Callable[[Container], None], log: Callable[[str], None]) -> None:
-        """Both are called in the thread that waits."""
-        self._started, self._log = started, log
+    def __init__(self, started: Callable[[Container], None], listed: Callable[[None], None], log: Callable[[str], None]) -> None:
+        """All are called in the thread that waits; ``listed`` when all that ran before were told, or Docker does not answer."""
+        self._started, self._listed, self._log = started, listed, log
         self._over = threading.Event()
         self._stream: Any = None
         self._seen: dict[str, int] = {}
@@ -43,6 +43,7 @@ class Docker:
             except (DockerException, RequestException, OSError) as error:
                 if not said:
                     self._log(f"Docker does not answer ({type(error).__name__}); containers are governed as soon as it does")
+                    self._listed(None)
                 said = True
             self._over.wait(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
@@ -57,6 +58,7 @@ class Docker:
             events = listener.events(decode=True, filters=filters)  # asked for before the list: nothing falls between the two
             for one in client.containers.list(filters={"label": _LABEL}):
                 self._tell(client, one.id)
+            self._listed(None)
             for event in events:
                 if self._over.is_set():
                     break

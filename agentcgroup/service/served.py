@@ -70,6 +70,7 @@ class Served:
                 rule.agent.cpu_weight,
             )
             await self._govern()
+            await self._source.begun()
         except (AgentCgroupError, OSError) as error:
             await asyncio.to_thread(end_session, plan.name)
             self._forget()
@@ -80,7 +81,7 @@ class Served:
         """Go on with a session that an earlier daemon had.  Raises AgentCgroupError or OSError where it has ended meanwhile."""
         self._layout.watch_again()
         await self._govern()
-        self._governor.take_up()
+        await self._governor.take_up()
 
     async def _govern(self) -> None:
         plan = self.plan
@@ -117,6 +118,10 @@ class Served:
         report = governor.report(self._status, peak)
         self._forget()
         return report
+
+    def close(self) -> None:
+        """It has ended, or somebody else takes it up."""
+        self._source.close()
 
     def _forget(self) -> None:
         release(self._folder)

@@ -68,6 +68,8 @@ class Calls:
         self._ending = False
         self._default = self._class_of((), False).limits
         self._new: dict[int, bool] = {}
+        self._earlier: dict[int, float] = {}
+        """Roots of calls that an earlier governor acted upon, and when these began."""
         self.records: list[CallRecord] = []
         self.ended = 0
         self._pressure = Pressure(self._live)
@@ -108,15 +110,29 @@ class Calls:
         root = int(facts.get("pid", 0)) or next(iter(members), 0)
         if root in members:
             self._source.watch_exit(root)
+        over = facts.get("ended_s") is not None
         # Of what is born and ends in a leaf, not every source tells; the root's end may still be on its way to us.
-        self._tracker.restore(call, root, {root} if self._source.sees_inside else {root, *members})
+        self._tracker.restore(call, root, {*(() if over else (root,)), *(() if self._source.sees_inside else members)})
         argv = next(filter(None, (process.command_line(pid) for pid in (root, *members) if pid in members)), ())
-        live = Live(CallRecord(call, root, argv or tuple(facts.get("argv", ())), float(facts.get("started_s", 0.0))))
+        began_s = float(facts["started_s"]) if facts else self._acts.now()
+        live = Live(CallRecord(call, root, argv or tuple(facts.get("argv", ())), began_s))
+        live.record.ended_s, live.record.exit_status = facts.get("ended_s"), facts.get("exit_status")
+        self._earlier[root] = began_s
         self._live[call] = live
         self.records.append(live.record)
         self._source.watch_call(leaf)
         self.placement.restore(live, leaf)
         self._new[call] = facts.get("kind") == "helper"
+
+    def recover(self, facts: dict[str, Any], leaf: Path) -> None:
+        """A call that ended under an earlier daemon, and whose record is still with its leaf."""
+        self._earlier[int(facts["pid"])] = float(facts["ended"]["started_s"])
+        self._recorder.recover(facts["ended"], leaf)
+
+    def knows_of(self, pid: int, at_ns: int) -> bool:
+        """Whether an earlier governor has acted upon what is told of a process that is a call's root: it may be told again."""
+        began_s = self._earlier.get(pid)
+        return began_s is not None and self._seconds(at_ns) <= began_s
 
     def _take_up(self, call: int, helper: bool) -> None:
         """Class, limits and hints of a call that was placed."""
@@ -134,11 +150,16 @@ class Calls:
         for text in assignments(live.record.argv, VARIABLE):
             self.said.hinted(live, text)
         self._recorder.call_began(live)
+        self._mark(live)
+        self.end_if_over(call)
+
+    def _mark(self, live: Live) -> None:
+        """Keep with the leaf what another governor could not find out."""
         if self._marks and live.leaf is not None:
             record = live.record
             argv = ["sh", "-c", display(record.argv, 200)] if record.argv else []
-            mark(live.leaf, {"pid": record.pid, "started_s": record.started_s, "kind": record.kind, "argv": argv})
-        self.end_if_over(call)
+            facts = {name: getattr(record, name) for name in ("pid", "started_s", "kind", "ended_s", "exit_status")}
+            mark(live.leaf, facts | {"argv": argv})
 
     def _classify(self, live: Live, helper: bool = False) -> CommandClass:
         record = live.record
@@ -189,6 +210,8 @@ class Calls:
         else:
             live.record.outlived_by = len(set(cgroup.processes(live.leaf)) - {live.record.pid})
         self.end_if_over(ended.call)
+        if ended.call in self._live:
+            self._mark(live)
         if live.record.kind == "tool":
             self._look_for_leftovers(ended.call)
 
@@ -307,13 +330,25 @@ class Calls:
             self._read_final(live, live.leaf)
             self._acts.remember(record)
         self._step(ctl.Ended(call))
-        self._recorder.call_ended(record, live.leaf)
+        self._recorder.call_ended(record, live.leaf or self._leaf_for_record(call))
         self.ended += 1
         if self._marks and len(self.records) > 2 * _KEPT_RECORDS:
             # A container may run for months; what is older is in the history.
             self.records = [one for one in self.records[:-_KEPT_RECORDS] if one.call in self._live] + self.records[
                 -_KEPT_RECORDS:
             ]
+
+    def _leaf_for_record(self, call: int) -> Path | None:
+        """A call that ended before it was placed: where there is to be another governor, it gets a leaf to keep its record with."""
+        if not self._marks:
+            return None
+        try:
+            leaf = self._layout.take_leaf(call)
+            self._source.forget(cgroup.number(leaf))
+        except cgroup.CgroupError:  # the container is gone
+            return None
+        self._layout.given(leaf)
+        return leaf
 
     def _forget(self, live: Live) -> None:
         while live.handles:

@@ -64,6 +64,8 @@ class Follower:
         self._on[type(event)](event)
 
     def _forked(self, event: Forked) -> None:
+        if self._calls.knows_of(event.child, event.at_ns):
+            return
         if event.at_ns < self._read_again_ns and self._tracker.knows(event.child):
             return  # found already, and perhaps not where it was born
         if self._source.sees_inside and not self._tracker.knows(event.parent):
@@ -72,6 +74,8 @@ class Follower:
             self._calls.placement.join(joined)
 
     def _execed(self, event: Execed) -> None:
+        if self._calls.knows_of(event.pid, event.at_ns):
+            return
         if self._tracker.is_agent(event.pid):
             self._agent_execed(event)
         elif (call := self._tracker.call_of(event.pid)) is not None:

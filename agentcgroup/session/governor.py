@@ -127,7 +127,7 @@ class Governor:
         facts = {"id": self._recorder.id, "began": self.began, "next_call": self._tracker.next_call, "priority": self._priority}
         mark(self._layout.top, facts)
 
-    def take_up(self) -> None:
+    async def take_up(self) -> None:
         """Find what runs already, and what an earlier governor of this session left."""
         theirs = {int(leaf.name.removeprefix("tool-")): leaf for leaf in self._layout.tools.glob("tool-*")}
         ready = []
@@ -135,7 +135,7 @@ class Governor:
             facts = marked(leaf)
             if "ended" in facts:
                 self._tracker.next_call = max(self._tracker.next_call, call + 1)
-                self._recorder.recover(facts["ended"], leaf)
+                self.calls.recover(facts, leaf)
             elif facts or cgroup.populated(leaf):
                 self.calls.restore(call, leaf, facts)
             elif not self._layout.is_spare(leaf):
@@ -143,6 +143,7 @@ class Governor:
                 ready.append(call)
         # What was kept ready was for the next calls.
         self._tracker.next_call = max(self._tracker.next_call, *ready[:1], 1)
+        await self._source.begun()
         self.drain()  # what was seen while nobody was there
         self.follower.resync()
 

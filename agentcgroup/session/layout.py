@@ -145,6 +145,8 @@ class Layout:
     def _drop(self, leaf: Path) -> None:
         self._spares.discard(leaf)
         self._given.pop(leaf, None)
+        with contextlib.suppress(cgroup.CgroupError):
+            self._source.forget(cgroup.number(leaf))
         cgroup.remove(leaf)
 
     def _make(self, leaf: Path) -> None:

@@ -81,7 +81,7 @@ class Recorder:
             cgroup.remove(leaf)
             leaf = None
         elif leaf is not None:
-            mark(leaf, {"ended": row})
+            mark(leaf, {"ended": row, "pid": record.pid})
         self.recover(row, leaf)
 
     def recover(self, row: dict[str, Any], leaf: Path | None) -> None:

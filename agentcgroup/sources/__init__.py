@@ -146,6 +146,16 @@ class Source:
         """Stop the stream."""
         raise NotImplementedError
 
+    async def begun(self) -> None:
+        """Wait until the stream begins; a session that is taken up knows by then which cgroups are its calls'."""
+
+    def position(self) -> int:
+        """How far the stream was drained; only a source that outlives its reader has to know."""
+        return 0
+
+    def acted(self, position: int) -> None:
+        """What was drained before ``position`` has had its effect: a reader that comes after this one need not have it again."""
+
     def watch_agent(self, cgroup: Path) -> None:
         """The programs that start in this cgroup are tool calls, or the agent's own."""
 

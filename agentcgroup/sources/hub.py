@@ -1,7 +1,6 @@
 """One source for many sessions: the daemon attaches to the kernel once, and each session gets what happened in its cgroups."""
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -9,78 +8,116 @@ from pathlib import Path
 from agentcgroup.cgroup import number
 from agentcgroup.sources import Counts, Event, Lost, Source
 
-_EARLY = 1 << 16
-"""Events that wait for their session at most."""
+_PATIENCE_S = 10.0
+"""For the sessions of an earlier daemon to be found."""
 
 
 class Hub:
     """Hands the events of a source out by the cgroup in which they happened: O(1) per event, however many sessions there are.
 
-    What happened nowhere in particular (a source that does not know cgroups, lost events) goes to all.
+    What happened nowhere in particular (a source that does not know cgroups, lost events) goes to all.  Events are taken out of the
+    source when all sessions that an earlier daemon left are there to get theirs, and the source is told how far they were acted upon.
     """
 
-    def __init__(self, source: Source, patience_s: float = 0.0) -> None:
-        """``patience_s``: for so long, what happened where no session is yet waits for one (sessions are taken up again)."""
+    def __init__(self, source: Source) -> None:
         self.source = source
-        self._until_s = time.monotonic() + patience_s
-        self._early: deque[Event] = deque(maxlen=_EARLY)
         self._parts: set[Part] = set()
         self._of: dict[int, Part] = {}
-        source.on_ready(self._pull)
+        self._coming: set[Part] = set()
+        self._all_known = self._paused = False
+        self._behind: dict[Part, int] = {}
+        """Parts with events that wait, oldest first, and where the source was before the first of these."""
+        self._before = 0
+        self.begun = asyncio.Event()
+        self._patience = asyncio.get_running_loop().call_later(_PATIENCE_S, self._begin)
 
     def part(self) -> "Part":
-        """A session's share of the source."""
-        return Part(self)
+        """A session's share of the source; the source waits for it until ``Part.begun`` is awaited, or it is closed."""
+        part = Part(self)
+        if not self.begun.is_set():
+            self._coming.add(part)
+        return part
+
+    def all_known(self) -> None:
+        """There is a part for each session that an earlier daemon left."""
+        self._all_known = True
+        self._begin_if_all_came()
+
+    def pause(self) -> None:
+        """Take nothing out any more: what waits is for the next daemon."""
+        self._patience.cancel()
+        if self.begun.is_set():
+            self.source.on_ready(None)
+            self.acted()
+        self._paused = True
 
     def close(self) -> None:
         """Stop the source."""
-        self.source.on_ready(None)
+        self.pause()
         self.source.close()
 
+    def _begin_if_all_came(self) -> None:
+        if self._all_known and not self._coming:
+            self._begin()
+
+    def _begin(self) -> None:
+        if not self.begun.is_set() and not self._paused:
+            self._patience.cancel()
+            self.begun.set()
+            self.source.on_ready(self._pull)
+
     def _pull(self) -> None:
-        self.source.drain(self._deliver)
+        self.refresh()
+        self.acted()
 
     def _deliver(self, event: Event) -> None:
         where = 0 if isinstance(event, Lost) else event.cgroup
-        if where:
-            if (part := self._of.get(where)) is not None:
-                part.take(event)
-            elif self._until_s:
-                self._wait(event)
-        else:
+        if not where:
             for part in list(self._parts):
                 part.take(event)
-
-    def _wait(self, event: Event) -> None:
-        if time.monotonic() < self._until_s:
-            self._early.append(event)
-        else:
-            self._until_s = 0.0
-            self._early.clear()
+        elif (one := self._of.get(where)) is not None:
+            one.take(event)
 
     # For parts
+
+    def came(self, part: "Part") -> None:
+        """The part's session is there, or will never be."""
+        self._coming.discard(part)
+        self._begin_if_all_came()
 
     def join(self, part: "Part") -> None:
         self._parts.add(part)
 
     def leave(self, part: "Part", cgroups: set[int]) -> None:
         self._parts.discard(part)
+        self._behind.pop(part, None)
         for one in cgroups:
             self._of.pop(one, None)
 
     def route(self, cgroup_id: int, part: "Part") -> None:
         self._of[cgroup_id] = part
-        # Of a copy, for sessions are set up in other threads; each cgroup is routed once.
-        for event in list(self._early):
-            if not isinstance(event, Lost) and event.cgroup == cgroup_id:
-                part.take(event)
 
     def unroute(self, cgroup_id: int) -> None:
         self._of.pop(cgroup_id, None)
 
     def refresh(self) -> None:
         """Hand out what waits in the source now."""
-        self._pull()
+        if self.begun.is_set() and not self._paused:
+            self._before = self.source.position()
+            self.source.drain(self._deliver)
+
+    def is_behind(self, part: "Part") -> None:
+        """The part has events that wait."""
+        self._behind.setdefault(part, self._before)
+
+    def is_abreast(self, part: "Part") -> None:
+        """It has none any more."""
+        self._behind.pop(part, None)
+
+    def acted(self) -> None:
+        """Whatever was handed out and does not wait has had its effect; said between callbacks only, when nothing is half done."""
+        if not self._paused:
+            self.source.acted(next(iter(self._behind.values()), self.source.position()))
 
 
 class Part(Source):
@@ -102,9 +139,18 @@ class Part(Source):
         else:
             self._hub.join(self)
 
+    async def begun(self) -> None:
+        self._hub.came(self)
+        await self._hub.begun.wait()
+
+    def close(self) -> None:
+        self._hub.leave(self, self._cgroups)
+        self._hub.came(self)
+
     def take(self, event: Event) -> None:
         """An event of this session; whoever drains is called once for all that come together."""
         self._pending.append(event)
+        self._hub.is_behind(self)
         if not self._called and self._callback is not None:
             self._called = True
             asyncio.get_running_loop().call_soon(self._call)
@@ -113,11 +159,13 @@ class Part(Source):
         self._called = False
         if self._callback is not None and self._pending:
             self._callback()
+        self._hub.acted()
 
     def drain(self, deliver: Callable[[Event], None]) -> None:
         self._hub.refresh()
         while self._pending:
             deliver(self._pending.popleft())
+        self._hub.is_abreast(self)
 
     def watch_agent(self, cgroup: Path) -> None:
         self._route(number(cgroup))

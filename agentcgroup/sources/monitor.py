@@ -72,6 +72,7 @@ class Monitor(Source):
             self._grants = libbpf.Map(self._object.map_descriptor("grants"), GRANT.size)
             self._watchful = self._object.program_descriptors(_NEEDED)
             self._ring = libbpf.RingBuffer(self._object.map_descriptor("records"), self._record)
+            self._overtaken = self._ring.overtaken
         except BaseException:
             self._object.close()
             raise
@@ -130,9 +131,15 @@ class Monitor(Source):
         self._deliver = deliver
         self._ring.consume()
         lost = self._counted().lost + self._missed()
-        if lost != self._lost:
-            self._lost = lost
+        if lost != self._lost or self._overtaken:
+            self._lost, self._overtaken = lost, False
             deliver(Lost())
+
+    def position(self) -> int:
+        return self._ring.position
+
+    def acted(self, position: int) -> None:
+        self._ring.acted(position)
 
     @property
     def kind(self) -> str:

@@ -160,6 +160,45 @@ def test_records_that_find_no_room_are_noticed() -> None:
         assert ear.monitor.figures()["lost"] > 0
 
 
+def taken_over(monitor: Monitor, ring_bytes: int) -> Monitor:
+    """What a daemon has that comes after one with this monitor."""
+    left = {name: [os.dup(one) for one in descriptors] for name, descriptors in monitor.to_keep().items()}
+    return Monitor(RULE, ring_bytes=ring_bytes, kept={monitor.kind: left})
+
+
+def test_what_was_taken_out_and_not_acted_upon_is_told_to_the_next_daemon() -> None:
+    with listening() as ear:
+        ear.run(ear.agent, "/bin/true")
+        ear.listen()
+        ear.monitor.acted(ear.monitor.position())
+        ear.run(ear.agent, "/bin/false")
+        before = len(ear.said)
+        ear.listen()
+        late = ear.said[before:]
+        second = Ear(taken_over(ear.monitor, 1 << 20), ear.agent, ear.leaf)
+        assert second.listen() == late
+        assert [type(event) for event in late] == [Execed, Exited]
+        second.monitor.acted(second.monitor.position())
+        third = Ear(taken_over(ear.monitor, 1 << 20), ear.agent, ear.leaf)
+        assert third.listen() == []
+        second.run(ear.agent, "/bin/true")
+        assert [type(event) for event in third.listen()] == [Execed, Exited]
+        third.monitor.close()
+        second.monitor.close()
+
+
+def test_what_was_not_acted_upon_and_is_overwritten_counts_as_lost() -> None:
+    with listening(ring_bytes=4096) as ear:
+        for _ in range(12):
+            ear.run(ear.agent, "/bin/true")
+            ear.listen(0.05)
+        assert Lost() not in ear.said
+        second = Ear(taken_over(ear.monitor, 4096), ear.agent, ear.leaf)
+        second.monitor.drain(second.said.append)
+        assert second.said == [Lost()]
+        second.monitor.close()
+
+
 def test_a_cgroup_that_vanishes_is_forgotten(ear: Ear) -> None:
     ear.leaf.rmdir()
     assert ear.monitor.counts(ear.leaf) is None

@@ -23,6 +23,7 @@ class Feed(Source):
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.reader, False)
         self.events: list[Event] = []
+        self.drained = self.told = 0
 
     def put(self, event: Event) -> None:
         self.events.append(event)
@@ -38,7 +39,14 @@ class Feed(Source):
             return
         events, self.events = self.events, []
         for event in events:
+            self.drained += 1
             deliver(event)
+
+    def position(self) -> int:
+        return self.drained
+
+    def acted(self, position: int) -> None:
+        self.told = position
 
     def close(self) -> None:
         os.close(self.reader)
@@ -62,6 +70,7 @@ async def served(feed: Feed, folders: list[Path], events: list[Event]) -> tuple[
 
         part.on_ready(drain)
 
+    hub.all_known()
     for at, folder in enumerate(folders):
         begin(at, folder)
     for event in events:
@@ -88,6 +97,7 @@ def test_what_was_forgotten_reaches_nobody_and_a_session_that_left_is_not_called
     async def run() -> list[Event]:
         feed, got = Feed(), list[Event]()
         hub = Hub(feed)
+        hub.all_known()
         staying, leaving = hub.part(), hub.part()
         for part, folder in ((staying, Path("/usr")), (leaving, Path("/etc"))):
             part.watch_call(folder)
@@ -109,20 +119,67 @@ def test_what_was_forgotten_reaches_nobody_and_a_session_that_left_is_not_called
     assert asyncio.run(run()) == [Emptied(number(Path("/usr")))]
 
 
-def test_what_happened_before_a_session_was_found_waits_for_it_and_only_for_it() -> None:
-    async def run(patience_s: float) -> list[Event]:
-        feed, got = Feed(), list[Event]()
-        hub = Hub(feed, patience_s)
-        early, others = (Emptied(number(Path(name))) for name in ("/usr", "/etc"))
-        for event in (early, others, Lost()):
+def test_nothing_is_taken_out_before_all_sessions_of_an_earlier_daemon_are_there() -> None:
+    async def run() -> list[tuple[int, list[Event]]]:
+        feed, got, moments = Feed(), list[Event](), []
+        hub = Hub(feed)
+        first, second, failed = hub.part(), hub.part(), hub.part()
+        for event in (Emptied(number(Path("/usr"))), Emptied(number(Path("/etc")))):
             feed.put(event)
-        await asyncio.sleep(0.01)
-        part = hub.part()
-        await asyncio.to_thread(part.watch_agent, Path("/usr"))
-        part.on_ready(lambda: part.drain(got.append))
-        part.drain(got.append)
-        hub.close()
-        return got
 
-    assert asyncio.run(run(60.0)) == [Emptied(number(Path("/usr")))]
-    assert asyncio.run(run(0.0)) == []
+        async def take_up(part: Part, folder: Path) -> None:
+            part.on_ready(lambda: part.drain(got.append))
+            await asyncio.to_thread(part.watch_agent, folder)
+            await part.begun()
+            part.drain(got.append)
+
+        for step in (
+            lambda: asyncio.ensure_future(take_up(first, Path("/usr"))),
+            hub.all_known,
+            lambda: asyncio.ensure_future(take_up(second, Path("/etc"))),
+            failed.close,
+        ):
+            step()
+            await asyncio.sleep(0.05)
+            moments.append((len(feed.events), list(got)))
+        hub.close()
+        return moments
+
+    seen = [Emptied(number(Path("/usr"))), Emptied(number(Path("/etc")))]
+    assert asyncio.run(run()) == [(2, []), (2, []), (2, []), (0, seen)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=30))
+def test_the_source_is_told_how_far_all_have_acted_and_never_further(steps: list[tuple[int, bool]]) -> None:
+    """Each step is an event for one of three sessions, and whether the loop runs before the next; one session is slow."""
+    folders = [Path(name) for name in ("/etc", "/usr", "/var")]
+
+    async def run() -> None:
+        feed, done = Feed(), set[int]()
+        hub, beginning = Hub(feed), list[asyncio.Future[None]]()
+        for at, folder in enumerate(folders):
+            part = hub.part()
+            part.watch_call(folder)
+
+            def drain(part: Part = part, slow: bool = at == 2) -> None:
+                if not slow or len(done) % 2:
+                    part.drain(lambda event: done.add(event.pid))  # type: ignore[union-attr]
+
+            part.on_ready(drain)
+            beginning.append(asyncio.ensure_future(part.begun()))
+        hub.all_known()
+        await asyncio.gather(*beginning)
+        for at, (who, pause) in enumerate(steps):
+            feed.put(Execed(at, at, number(folders[who])))
+            if pause:
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            assert set(range(feed.told)) <= done
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert set(range(feed.told)) <= done
+        if all(who < 2 for who, _ in steps):
+            assert feed.told == len(steps)
+        hub.close()
+
+    asyncio.run(run())
