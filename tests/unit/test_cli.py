@@ -15,6 +15,28 @@ def agentcgroup(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--name", "a b"], "session name 'a b' refused"),
+        (["--name", "x" * 60], "1 to 40"),
+        (["--memory", "lots"], "is not a size"),
+        (["--memory", "1M"], "too small"),
+        (["--policy", "/no/file"], "No such file"),
+        (["--report", "/no/folder/x"], "can't be written"),
+        (["--priority", "urgent"], "urgent"),
+        (["--cpu-weight", "0"], "--cpu-weight"),
+        (["--colour", "red"], "--colour"),
+    ],
+)
+def test_run_refuses_bad_options_before_anything_starts(options: list[str], words: str, tmp_path: Path) -> None:
+    done = agentcgroup("run", *options, "--", "touch", str(tmp_path / "ran"))
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
     ("words", "expected"),
     [
         (["nonsense"], "nonsense"),
