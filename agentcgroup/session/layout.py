@@ -127,6 +127,8 @@ class Layout:
         for leaf in self._spares - wanted:
             self._drop(leaf)
         for leaf in wanted - self._spares:
+            if leaf.exists():
+                continue  # an earlier daemon's, not yet looked at
             with contextlib.suppress(cgroup.CgroupError):
                 self._make(leaf)
                 cgroup.limit(leaf, limits)
