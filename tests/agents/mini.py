@@ -1,6 +1,7 @@
 """A real agent (mini-swe-agent) with a scripted model, working on the small repository beside this file.
 
-Usage: mini.py FOLDER [TRANSCRIPT.json].  The script has fourteen steps; after a command that was stopped for memory the
+Usage: mini.py FOLDER [TRANSCRIPT.json].  The script has fourteen steps (the first ones and the last are done, if MINI_STEPS says
+how many); after a command that was stopped for memory the
 model reads the feedback and chooses the narrower command, as a real one would.  Exits 0 when the task is done.
 """
 
@@ -60,7 +61,8 @@ def prepare(folder: Path) -> None:
 def main() -> int:
     folder = Path(sys.argv[1])
     prepare(folder)
-    model = ReadingModel(outputs=[make_output(thought, [{"command": command}], cost=0) for thought, command in STEPS])
+    steps = [*STEPS[: int(os.environ.get("MINI_STEPS", len(STEPS))) - 1], STEPS[-1]]
+    model = ReadingModel(outputs=[make_output(thought, [{"command": command}], cost=0) for thought, command in steps])
     agent = DefaultAgent(
         model, LocalEnvironment(cwd=str(folder), timeout=300), system_template="You work in a shell.", instance_template="{{task}}",
         output_path=Path(sys.argv[2]) if len(sys.argv) > 2 else None,

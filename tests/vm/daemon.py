@@ -34,7 +34,7 @@ def history(session: str) -> list[dict[str, Any]]:
         return store.calls(kept, store.Filter(session=session, limit=100_000))
 
 
-def until(what: str, true: Callable[[], Any], seconds: float = 30) -> Any:
+def until(what: str, true: Callable[[], Any], seconds: float = 120) -> Any:
     """Wait until something is so, and return it."""
     deadline = time.monotonic() + seconds
     while not (found := true()):
@@ -73,7 +73,7 @@ def daemon(folder: Path, *options: str, kept: Kept | None = None) -> Iterator[su
     place = folder / f"notify-{time.monotonic_ns()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(place))
-        manager.settimeout(60)
+        manager.settimeout(240)
         words = [sys.executable, "-m", "agentcgroup", "daemon", "--metrics", METRICS, *options]
         passed = {}
         if kept is not None:

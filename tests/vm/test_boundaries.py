@@ -10,6 +10,8 @@ import pytest
 
 from tests.vm.harness import AGENTS, EVENTS, TRIES, assert_nothing_left, policy, script, session, witness
 
+pytestmark = pytest.mark.outer_kernels
+
 MINI = [sys.executable, str(AGENTS / "mini.py")]
 LAUNCHES = {
     "directly": MINI,
@@ -24,16 +26,22 @@ LAUNCHES = {
 )
 def test_each_call_of_a_real_agent_has_its_own_leaf_and_the_agent_never_leaves_its_domain(launch: str, tmp_path: Path) -> None:
     transcript = tmp_path / "transcript.json"
+    # How it is launched matters to its first steps; the whole of the work is done once.
+    whole = launch == "directly"
+    count = 15 if whole else 6
+    environment = {**os.environ, "MINI_STEPS": str(14 if whole else count)}
     with witness() as seen:
-        done = session(tmp_path, "--memory", "640M", agent=[*LAUNCHES[launch], str(tmp_path / "repo"), str(transcript)])
+        done = session(
+            tmp_path, "--memory", "640M", agent=[*LAUNCHES[launch], str(tmp_path / "repo"), str(transcript)], env=environment
+        )
     assert done.code == 0, done.stderr + done.stdout
     steps = [call for call in done.calls if call["argv"][:2] == ["/bin/sh", "-c"] and call["cwd"].endswith("repo")]
-    assert len(steps) == 15
-    assert len({call["leaf"] for call in steps}) == 15
+    assert len(steps) == count
+    assert len({call["leaf"] for call in steps}) == count
     # Calls shorter than the look of the witness can't all have been seen; those that take time must have been.
     long = {call["leaf"] for call in steps if call["duration_s"] > 0.25}
     assert long <= seen.seen()
-    assert len(seen.seen()) >= 12
+    assert len(seen.seen()) >= count - 3
     leaf_pids = set().union(*seen.leaves.values())
     taken = {one["pid"] for one in done.report["agent"]["processes"]}
     # Above the leaves were only the agent's stub and the keeper, before the agent's first instruction.
@@ -43,7 +51,8 @@ def test_each_call_of_a_real_agent_has_its_own_leaf_and_the_agent_never_leaves_i
     assert not taken & leaf_pids
     assert taken <= seen.agent
     messages = json.loads(transcript.read_text())["messages"]
-    assert any("agentcgroup: this command was stopped" in str(message["content"]) for message in messages)
+    stopped = any("agentcgroup: this command was stopped" in str(message["content"]) for message in messages)
+    assert stopped == whole
     assert_nothing_left()
 
 
@@ -135,17 +144,19 @@ lossy = pathlib.Path({str(lossy)!r})
 early = subprocess.Popen("sleep 0.5; true", shell=True, start_new_session=True, stdout=subprocess.PIPE)
 time.sleep(0.3)
 lossy.touch()
-late = subprocess.Popen("(sleep 8; true) & sleep 8; true", shell=True, start_new_session=True, stdout=subprocess.PIPE)
+late = subprocess.Popen("(sleep 80; true) & sleep 80; true", shell=True, start_new_session=True, stdout=subprocess.PIPE)
 for _ in range(15):
     subprocess.run("true", shell=True, stdout=subprocess.PIPE)
 early.wait()
 time.sleep(0.5)
 lossy.unlink()
 subprocess.run("true", shell=True, stdout=subprocess.PIPE)
-time.sleep(1)
-print(open(f"/proc/{{late.pid}}/cgroup").read())
-for child in open(f"/proc/{{late.pid}}/task/{{late.pid}}/children").read().split():
-    print(open(f"/proc/{{child}}/cgroup").read())
+for pid in [late.pid, *map(int, open(f"/proc/{{late.pid}}/task/{{late.pid}}/children").read().split())]:
+    for _ in range(300):
+        place = open(f"/proc/{{pid}}/cgroup").read()
+        if "/tools/" in place: break
+        time.sleep(0.1)
+    print(place)
 late.kill()
 """
     report = tmp_path / "report.json"
@@ -167,7 +178,7 @@ late.kill()
     assert len(places) == 3
     assert len(set(places)) == 1
     assert "/tools/tool-" in places[0]
-    assert [call["command"] for call in result["calls"]].count("(sleep 8; true) & sleep 8; true") == 1
+    assert [call["command"] for call in result["calls"]].count("(sleep 80; true) & sleep 80; true") == 1
     assert_nothing_left()
 
 

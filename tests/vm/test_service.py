@@ -36,7 +36,7 @@ def test_the_metrics_page_tells_of_sessions_and_of_calls_that_ended_before_the_d
 
 
 def test_the_daemon_takes_the_place_of_the_host_process_of_runs_and_gives_it_back(tmp_path: Path) -> None:
-    words = command("--name", "embedded", agent=["sh", "-c", "sleep 20"])
+    words = command("--name", "embedded", agent=["sleep", "600"])
     with subprocess.Popen(words, stderr=subprocess.DEVNULL) as run:
         until("its session", lambda: status("embedded"))
         with daemon(tmp_path) as one:
@@ -47,7 +47,7 @@ def test_the_daemon_takes_the_place_of_the_host_process_of_runs_and_gives_it_bac
             assert again.returncode == 2
             assert "runs already" in again.stderr
             one.send_signal(signal.SIGTERM)
-            assert one.wait(20) == 0
+            assert one.wait(120) == 0
         until(
             "another host process",
             lambda: "agentcg-host" in subprocess.run(["ps", "-eo", "comm"], capture_output=True, text=True).stdout,

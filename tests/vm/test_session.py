@@ -38,7 +38,7 @@ def test_the_exit_code_is_the_commands() -> None:
     ]
     runs = [subprocess.Popen(command(agent=agent), stderr=subprocess.PIPE, text=True) for agent, _, _ in expected]
     for run, (_, code, words) in zip(runs, expected, strict=True):
-        _, said = run.communicate(timeout=120)
+        _, said = run.communicate(timeout=400)
         assert run.returncode == code
         assert words in said
     assert_nothing_left()
@@ -63,16 +63,17 @@ def test_environment_directory_and_streams_are_the_callers(tmp_path: Path) -> No
 
 
 def test_two_sessions_side_by_side_do_not_know_each_other(tmp_path: Path) -> None:
-    first = subprocess.Popen(
-        command("--name", "one", "--memory", "512M", agent=["sleep", "14"]), stderr=subprocess.PIPE, text=True
-    )
+    over = tmp_path / "over"
+    agent = ["sh", "-c", f"until [ -e {over} ]; do sleep 0.3; done"]
+    first = subprocess.Popen(command("--name", "one", "--memory", "512M", agent=agent), stderr=subprocess.DEVNULL)
     wait_for(SLICE / "agentcgroup-one.scope/agent")
     taken = subprocess.run(command("--name", "one", agent=["true"]), capture_output=True, text=True)
     assert (taken.returncode, "is taken" in taken.stderr) == (2, True)
     second = session(tmp_path, "--name", "two", "--memory", "300M", "--priority", "high", "--cpu-weight", "321",
                      agent=["sh", "-c", "cat /sys/fs/cgroup/agentcgroup.slice/agentcgroup-two.scope/{memory.max,cpu.weight}"])  # fmt: skip
     assert second.report["budget"]["session"] == 300 << 20
-    assert first.wait(60) == 0
+    over.touch()
+    assert first.wait(240) == 0
     assert_nothing_left()
 
 
@@ -130,7 +131,7 @@ sys.exit(41)
     for number in numbers:
         run.send_signal(number)
         assert run.stdout.readline() == f"{int(number)}\n"
-    out, _ = run.communicate(timeout=60)
+    out, _ = run.communicate(timeout=240)
     assert (out, run.returncode) == ("", 41)
 
 
@@ -147,7 +148,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
-    def expect(self, words: str, seconds: float = 60) -> None:
+    def expect(self, words: str, seconds: float = 240) -> None:
         os.set_blocking(self.master, False)
         deadline = time.monotonic() + seconds
         while words not in self.text:
@@ -217,7 +218,7 @@ for number in range(4):
             kill_all(own_processes(run.pid))
         run.kill()
         run.wait()
-        deadline = time.monotonic() + 3
+        deadline = time.monotonic() + 15
         while (frozen := _frozen()) and time.monotonic() < deadline:
             time.sleep(0.05)
         if not both:
@@ -226,7 +227,7 @@ for number in range(4):
         if both:
             assert _frozen() == []
             assert_nothing_left()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while list(SLICE.glob("agentcgroup-*")) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert_nothing_left()
@@ -242,25 +243,25 @@ def test_the_session_outlives_a_killed_run_and_cleans_up_after_itself(tmp_path: 
     time.sleep(1)
     run.kill()
     run.wait()
-    wait_for(report, 30)
+    wait_for(report)
     assert "/tools/tool-1" in mark.read_text()
     assert json.loads(report.read_text())["calls"][0]["leaf"] == "tool-1"
     assert_nothing_left()
 
 
 def test_when_the_governor_dies_the_agent_goes_on_unbraked_and_run_says_so(tmp_path: Path) -> None:
-    agent = [sys.executable, "-c", "import time; time.sleep(8); print('done')"]
+    agent = [sys.executable, "-c", "import time; time.sleep(20); print('done')"]
     run = subprocess.Popen(command("--name", "headless", agent=agent), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     place = SLICE / "agentcgroup-headless.scope"
     wait_for(place / "tools/tool-1")
     time.sleep(1)
     os.kill(governor(run.pid), signal.SIGKILL)
     # The kernel says that it has died when its BPF programs are gone, which takes a while under emulation.
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while cgroup.read(place / "agent", "memory.max") != "max":
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    out, err = run.communicate(timeout=60)
+    out, err = run.communicate(timeout=240)
     assert (run.returncode, out) == (0, "done\n")
     assert "the governing process of this session died" in err
     assert "Traceback" not in err
@@ -287,7 +288,9 @@ def test_cleanup_leaves_a_live_session_and_an_orphaned_agent_alone() -> None:
 def test_the_control_socket_serves_only_members_of_the_session(tmp_path: Path) -> None:
     import socket
 
-    run = subprocess.Popen(command("--name", "guarded", agent=["sleep", "6"]), stderr=subprocess.DEVNULL)
+    over = tmp_path / "over"
+    agent = ["sh", "-c", f"until [ -e {over} ]; do sleep 0.3; done"]
+    run = subprocess.Popen(command("--name", "guarded", agent=agent), stderr=subprocess.DEVNULL)
     place = SESSIONS / "guarded/control.sock"
     wait_for(place)
     for request, words in (
@@ -302,7 +305,8 @@ def test_the_control_socket_serves_only_members_of_the_session(tmp_path: Path) -
             answer = channel.makefile().read()
         assert "error" in answer
         assert words in answer
-    assert run.wait(60) == 0
+    over.touch()
+    assert run.wait(240) == 0
 
 
 def test_doctor_finds_this_host_fit_and_names_what_is_missing() -> None:

@@ -50,7 +50,7 @@ def test_a_user_without_rights_runs_an_agent_through_the_daemon(users: tuple[str
             until("her new priority", lambda: status("hers")["priority"] == "low")
             until("its weight", lambda: (session_cgroup("hers") / "cpu.weight").read_text() == "25\n")
             go.touch()
-            out, err = run.communicate(timeout=60)
+            out, err = run.communicate(timeout=240)
         assert (run.returncode, out) == (3, "alice\n")
         assert "session hers: 1 tool call" in err
         assert [call["exit_status"] for call in history("hers")] == [0]
@@ -70,7 +70,12 @@ def test_a_user_without_rights_runs_an_agent_through_the_daemon(users: tuple[str
 
 
 def test_a_users_session_survives_the_daemon_and_is_taken_up(users: tuple[str, str], tmp_path: Path) -> None:
-    agent = ["sh", "-c", "x=$(sh -c 'sleep 12; echo one'); y=$(sh -c 'sleep 1; echo two'); echo $x $y"]
+    go = Path(f"/tmp/go-{tmp_path.name}")
+    agent = [
+        "sh",
+        "-c",
+        f"x=$(sh -c 'until [ -e {go} ]; do sleep 0.2; done; echo one'); y=$(sh -c 'sleep 1; echo two'); echo $x $y",
+    ]
     with daemon(tmp_path) as first:
         run = subprocess.Popen(
             as_user(users[0], "run", "--name", "long", "--", *agent), stdout=subprocess.PIPE, text=True, cwd="/"
@@ -81,7 +86,8 @@ def test_a_users_session_survives_the_daemon_and_is_taken_up(users: tuple[str, s
     with daemon(tmp_path):
         again = until("the call again", lambda: status("long").get("calls"))[0]
         assert (again["call"], again["pid"]) == (call["call"], call["pid"])
-        assert run.communicate(timeout=60)[0] == "one two\n"
+        go.touch()
+        assert run.communicate(timeout=240)[0] == "one two\n"
         until("the end of both calls", lambda: [row["duration_s"] is not None for row in history("long")] == [True, True])
     assert [(row["call"], row["exit_status"]) for row in history("long")] == [(1, 0), (2, 0)]
 

@@ -15,6 +15,7 @@ import pytest
 from agentcgroup.host.arbiter import NAME, SOCKET
 from tests.vm.harness import AGENTS, EVENTS, SLICE, assert_nothing_left, command
 
+pytestmark = pytest.mark.outer_kernels
 HOST_MIB = 700
 
 
@@ -44,7 +45,7 @@ def start(folder: Path, name: str, agent: str, *options: str) -> "subprocess.Pop
 
 
 def finish(run: "subprocess.Popen[str]", folder: Path, name: str) -> dict[str, Any]:
-    _, words = run.communicate(timeout=120)
+    _, words = run.communicate(timeout=400)
     assert run.returncode == 0, words
     return dict(json.loads((folder / f"{name}.json").read_text()))
 
@@ -55,7 +56,7 @@ def tool(hog: str, mib: int, hold_s: float, hint: str = "") -> str:
 
 
 def agentcgroup(*words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-m", "agentcgroup", *words], capture_output=True, text=True, timeout=200)
+    return subprocess.run([sys.executable, "-m", "agentcgroup", *words], capture_output=True, text=True, timeout=600)
 
 
 def deeds(report: dict[str, Any], what: str) -> list[dict[str, Any]]:
@@ -97,7 +98,7 @@ def frozen() -> list[Path]:
 
 
 def wait_until_frozen() -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not frozen():
         assert time.monotonic() < deadline, "nobody was frozen"
         time.sleep(0.05)
@@ -114,7 +115,7 @@ def test_nobody_stays_frozen_when_the_host_process_dies(tmp_path: Path, hog: str
     os.kill(host, signal.SIGKILL)
     if victim != "host":
         subprocess.run(["pkill", "-KILL", "-f", "agentcgroup run --name second"], check=True)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while frozen() and time.monotonic() < deadline:
         time.sleep(0.01)
     if victim == "host":
@@ -122,8 +123,8 @@ def test_nobody_stays_frozen_when_the_host_process_dies(tmp_path: Path, hog: str
         assert finish(first, tmp_path, "first")["calls"]
         assert finish(second, tmp_path, "second")["calls"]
     else:
-        second.wait(60)
-        first.communicate(timeout=60)
+        second.wait(240)
+        first.communicate(timeout=240)
         subprocess.run([sys.executable, "-m", "agentcgroup", "cleanup", "--end"], check=True)
         assert not frozen()
     assert_nothing_left()
@@ -142,7 +143,7 @@ def test_when_waiting_can_not_help_one_is_stopped_and_its_agent_is_told(tmp_path
     low = start(tmp_path, "low", agent, "--memory", "1G", "--priority", "low")
     high = start(tmp_path, "high", f"sleep 1; x=$({steps} 330:4 600:1)", "--memory", "1G", "--priority", "high")
     assert not deeds(finish(high, tmp_path, "high"), "stopped")
-    low.communicate(timeout=60)
+    low.communicate(timeout=240)
     [stopped] = deeds(json.loads((tmp_path / "low.json").read_text()), "stopped")
     assert "wait for each other" in stopped["why"]
     assert "waiting did not help" in (tmp_path / "told").read_text()
@@ -173,7 +174,7 @@ def test_three_real_agents_at_once_all_complete_and_are_told_apart(tmp_path: Pat
             runs[priority] = subprocess.Popen(
                 command(*options, agent=agent), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             )
-        ended = {priority: (*run.communicate(timeout=280), run.returncode) for priority, run in runs.items()}
+        ended = {priority: (*run.communicate(timeout=800), run.returncode) for priority, run in runs.items()}
     finally:
         limit_slice("MemoryMax=infinity", "MemorySwapMax=infinity")
     for priority, (_, summary, code) in ended.items():

@@ -7,15 +7,26 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+static void where(char *cgroup, size_t size)
+{
+	int fd = open("/proc/self/cgroup", O_RDONLY);
+	ssize_t got = read(fd, cgroup, size - 1);
+
+	close(fd);
+	cgroup[got > 0 ? got : 0] = 0;
+	cgroup[strcspn(cgroup, "\n")] = 0;
+}
+
 static void note(const char *file, const char *tag)
 {
 	char cgroup[512] = "", line[1024];
-	int fd = open("/proc/self/cgroup", O_RDONLY);
-	ssize_t got = read(fd, cgroup, sizeof(cgroup) - 1);
+	int fd;
 
-	close(fd);
-	if (got > 0)
-		cgroup[strcspn(cgroup, "\n")] = 0;
+	/* Late is measured elsewhere, this is about never. */
+	for (int tries = 0; tries < 600 && !strstr(cgroup, "/tools/"); tries++) {
+		usleep(100000);
+		where(cgroup, sizeof(cgroup));
+	}
 	snprintf(line, sizeof(line), "%s %d %s\n", tag, getpid(), cgroup);
 	fd = open(file, O_WRONLY | O_APPEND | O_CREAT, 0644);
 	if (write(fd, line, strlen(line)) < 0)
@@ -25,7 +36,7 @@ static void note(const char *file, const char *tag)
 
 static void live(const char *file, const char *tag)
 {
-	usleep(3000000); /* what is placed late is placed by then: late is measured elsewhere, this is about never */
+	usleep(2000000); /* all of the tree are there at the same time */
 	note(file, tag);
 	_exit(0);
 }
@@ -48,7 +59,7 @@ int main(int argc, char **argv)
 			live(argv[2], argv[3]);
 		}
 	}
-	usleep(2500000);
+	usleep(1500000);
 	note(argv[2], argv[3]);
 	return 0;
 }
