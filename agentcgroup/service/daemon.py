@@ -155,6 +155,10 @@ class Daemon:
             log(f"container {container.name} has ended", container=container.id)
         except AgentCgroupError as error:
             log(str(error), "error", container=container.id)
+        except Exception as error:  # a mistake of ours: nobody governs it any more, so nothing of it may stay limited
+            log(f"container {container.name} is not governed any more: {error!r}", "error", container=container.id)
+            await asyncio.to_thread(places.clean)
+            raise
         finally:
             source.close()
             if self._sessions.get(container.id) is asyncio.current_task():

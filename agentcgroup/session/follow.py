@@ -138,16 +138,23 @@ class Follower:
     def resync(self) -> None:
         """Read anew where the session's processes are: the way back from lost events."""
         seen = set()
+        runs: dict[tuple[str, ...], int] = {}
         for call, leaf in self._calls.leaves().items():
             for pid in cgroup.processes(leaf):
                 seen.add(pid)
+                runs[process.command_line(pid)] = call
                 if not self._source.sees_inside and self._tracker.call_of(pid) != call:
                     self._tracker.adopt(pid, call)
         for pid in sorted(cgroup.processes(self._layout.agent)):
             seen.add(pid)
             if not self._tracker.knows(pid):
                 self._source.watch_exit(pid)  # its birth may have been before anybody looked
-                self._find_place(pid, started=True)
+                # Of an orphan, nobody can say any more who forked it; what it runs, a call runs too.
+                if not self._known_ancestor(pid) and (theirs := runs.get(process.command_line(pid) or ("",))) is not None:
+                    self._tracker.adopt(pid, theirs)
+                    self._calls.placement.misplaced(theirs, pid)
+                else:
+                    self._find_place(pid, started=True)
             elif (late := self._tracker.call_of(pid)) is not None:
                 self._calls.placement.misplaced(late, pid)
             else:
@@ -166,9 +173,7 @@ class Follower:
         ``started``: it is known to run a program of its own.
         """
         now = time.monotonic_ns()
-        ancestor = process.parent(pid)
-        while ancestor and not self._tracker.knows(ancestor):
-            ancestor = process.parent(ancestor)
+        ancestor = self._known_ancestor(pid)
         if not ancestor and self._outsiders_call:
             if started:
                 facts = process.facts(pid, self.stdio_of)
@@ -181,6 +186,13 @@ class Follower:
             self._calls.placement.misplaced(joined.call, pid)
         else:
             self._catch_up(pid)
+
+    def _known_ancestor(self, pid: int) -> int | None:
+        """The nearest ancestor that belongs to the session."""
+        ancestor = process.parent(pid)
+        while ancestor and not self._tracker.knows(ancestor):
+            ancestor = process.parent(ancestor)
+        return ancestor
 
     def _catch_up(self, pid: int) -> None:
         """A process of the agent domain may have started a program that no event told of."""

@@ -33,7 +33,7 @@ def test_the_history_tells_of_each_call_what_the_report_tells(hog: str, tmp_path
         for call in done.calls
     ]
     assert kept[0]["hint"] == "memory:high"
-    assert 50 << 20 < kept[0]["mean_bytes"] <= kept[0]["peak_bytes"]
+    assert 10 << 20 < kept[0]["mean_bytes"] <= kept[0]["peak_bytes"]
     assert len(agentcgroup("history", "--session", "told", "--csv").splitlines()) == 4
     assert [call["call"] for call in json.loads(agentcgroup("history", "--session", "told", "--failed", "--json"))] == [2, 3]
     assert "stopped (memory" in agentcgroup("history", "--session", "told", "--acted-on")

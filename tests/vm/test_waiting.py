@@ -106,10 +106,12 @@ def wait_until_frozen() -> None:
 
 @pytest.mark.parametrize("victim", [pytest.param("host", marks=pytest.mark.one_kernel), "host and governor"])
 def test_nobody_stays_frozen_when_the_host_process_dies(tmp_path: Path, hog: str, small_host: None, victim: str) -> None:
-    first = start(tmp_path, "first", tool(hog, 420, 8), "--memory", "1G", "--priority", "high")
+    begun = tmp_path / "begun"
+    first = start(tmp_path, "first", f": >{begun}; " + tool(hog, 420, 15), "--memory", "1G", "--priority", "high")
     # Frozen for what it says that it needs; let go by the host process's death, both do fit.
     call = tool(hog, 180, 0.01, "AGENT_RESOURCE_HINT=memory:450M")
-    second = start(tmp_path, "second", "sleep 2; " + call, "--memory", "1G", "--priority", "low")
+    after = f"until [ -e {begun} ]; do sleep 0.1; done; sleep 1; "
+    second = start(tmp_path, "second", after + call, "--memory", "1G", "--priority", "low")
     wait_until_frozen()
     (host,) = (int(folder.name) for folder in Path("/proc").glob("[0-9]*") if NAME.encode() in read(folder / "comm"))
     os.kill(host, signal.SIGKILL)
