@@ -143,8 +143,8 @@ def totals_of(row: dict[str, Any]) -> Iterator[Total]:
     for deed in row["deeds"]:
         if (what := next((short for begin, short in INTERVENTIONS.items() if deed["what"].startswith(begin)), None)) is not None:
             yield "interventions", what, 1
-        if deed["lasted_s"]:
-            yield "waited_seconds", "", deed["lasted_s"]
+    # Zero as well: a counter is there from the first call on, or its rate would have no value until the second wait.
+    yield "waited_seconds", "", sum(deed["lasted_s"] or 0.0 for deed in row["deeds"])
 
 
 def _bucket(value: float, bounds: Sequence[float]) -> str:
