@@ -45,7 +45,7 @@ class Axis:
 def axis(top: float, start: float, stop: float, words: Any, base: float = 10.0) -> Axis:
     """An axis from 0 to at least ``top`` with about five ticks at round numbers; ``base``: what is round."""
     step = base ** math.floor(math.log(max(top, 1e-9) / _TICKS, base))
-    while step * _TICKS * 2 < top:
+    while step * _TICKS < top:
         step *= 2
     ticks = [number * step for number in range(1, _TICKS * 4) if number * step <= top * 1.02]
     bare = Axis(top * 1.04 or 1.0, start, stop, ())
@@ -124,7 +124,7 @@ def saved(found: Figures) -> list[str]:
         said.append(f"{many} waited for memory that others needed, {format_duration(found.waited_s)} in all; it went on.")
     if found.reclaimed_bytes:
         said.append(f"{format_size(found.reclaimed_bytes)} that retry loops left behind were given back.")
-    return said or ["Nothing had to be done."]
+    return said or ["No command had to be stopped or to wait."]
 
 
 def bars(classes: Sequence[ClassFigures], colours: dict[str, str]) -> list[dict[str, Any]]:

@@ -13,7 +13,8 @@ from agentcgroup.units import format_duration
 
 _EVERY_S = 1.0
 _BAR = 10
-_COLUMNS = ("session", "command", "memory", "", "CPU", "time", "now")
+_COLUMNS = ("session", "memory", "", "CPU", "time", "what it does")
+"""What has no bounds is last: a narrow terminal shows the rest."""
 _SORTS = ("memory", "CPU", "time", "name")
 _PRIORITIES = ("high", "normal", "low")
 _RECENT = 4
@@ -36,7 +37,7 @@ def rows(found: list[dict[str, Any]], sort: str, wanted: str) -> list[tuple[str,
     made: list[tuple[str, list[Any]]] = []
     for one in sorted(found, key=lambda one: _rank(one, sort)):
         if "error" in one:
-            made.append((one["session"], [Text(one["session"], style="bold"), Text(one["error"], style="red"), *[""] * 5]))
+            made.append((one["session"], [Text(one["session"], style="bold"), *[""] * 4, Text(one["error"], style="red")]))
             continue
         text = f"{one['session']} {one['command']}"
         calls = [call for call in one["calls"] if wanted in f"{text} {call['command']} {call['class']}"]
@@ -45,16 +46,21 @@ def rows(found: list[dict[str, Any]], sort: str, wanted: str) -> list[tuple[str,
         held = (one["agent_bytes"] or 0) + (one["calls_bytes"] or 0)
         pressure = " ".join(f"{name} {percent:.0f} %" for name, percent in one["pressure"].items() if percent)
         made.append((one["session"], [
-            Text(f"{one['session']} [{one['priority']}]", style="bold"), Text(one["command"], style="bold"), status.size(held),
-            bar(held, one["budget_bytes"]), "", format_duration(one["age_s"]), Text(f"pressure: {pressure}" if pressure else ""),
+            Text(f"{one['session']} [{one['priority']}]", style="bold"), status.size(held), bar(held, one["budget_bytes"]), "",
+            format_duration(one["age_s"]), _doing(f"pressure: {pressure}" if pressure else "", "", one["command"], "bold"),
         ]))  # fmt: skip
         for call in sorted(calls, key=lambda call: _rank_call(call, sort)):
             number, command, kind, took, memory, _, cpu, doing = status.call_cells(one, call)
             made.append((f"{one['session']}/{number}", [
-                Text(f"  {number} {kind}"), Text(command), memory, bar(call["bytes"], call["limit_bytes"]), cpu, took,
-                Text(doing, style="yellow" if doing else ""),
+                Text(f"  {number} {kind}"), memory, bar(call["bytes"], call["limit_bytes"]), cpu, took,
+                _doing(doing, "yellow", command, ""),
             ]))  # fmt: skip
     return made
+
+
+def _doing(state: str, style: str, command: str, command_style: str) -> Text:
+    """What slows it, where something does, and its command."""
+    return Text.assemble(*([(f"{state}  ", style)] if state else []), (command, command_style))
 
 
 def _rank(one: dict[str, Any], sort: str) -> Any:

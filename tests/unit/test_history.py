@@ -230,7 +230,7 @@ def test_the_figures_of_a_session() -> None:
 
 def test_nothing_known_gives_a_page_all_the_same() -> None:
     empty = {**session(), "duration_s": None, "loops": [], "exit_status": None, "source": None, "enforcer": None}
-    assert "Nothing had to be done." in page.page([(empty, [], [])], "demo")
+    assert "No command had to be stopped or to wait." in page.page([(empty, [], [])], "demo")
     assert "All sessions" in page.page([], None)
 
 
