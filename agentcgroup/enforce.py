@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from agentcgroup import cgroup
-from agentcgroup.kernel import libbpf
+from agentcgroup.kernel import libbpf, maps
 from agentcgroup.kernel.records import CALL, Call
 from agentcgroup.kernel.scheduler import give
 from agentcgroup.model import Limits
@@ -102,7 +102,7 @@ class InKernel(CgroupFiles):
         """
         self.name = name
         self._link = _attach(ops_id, tools) if ops_id and tools else None
-        self._calls = libbpf.Map.by_id(calls_id, CALL.size)
+        self._calls = maps.Map.by_id(calls_id, CALL.size)
         self._rank = rank
         self._known: dict[Path, tuple[bytes, Call]] = {}
 
@@ -154,7 +154,7 @@ def _attach(ops_id: int, tools: Path) -> int:
     # Where the memory controller is not enabled, the kernel would silently take the nearest ancestor.
     if "memory" not in cgroup.read(tools, "cgroup.controllers").split():
         raise libbpf.BpfError("memcg struct_ops can't be attached", f"{tools} has no memory controller")
-    ops = libbpf.Map.by_id(ops_id, 0)
+    ops = maps.Map.by_id(ops_id, 0)
     folder = os.open(tools, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return libbpf.attach_to_cgroup(ops.fileno(), folder)

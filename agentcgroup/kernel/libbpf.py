@@ -1,4 +1,4 @@
-"""libbpf, as far as it is used here: objects, programs, maps, the ring buffer.  Through ctypes.
+"""libbpf, as far as it is used here: objects, programs, the kernel's types.  Through ctypes.  ``maps`` has maps and the ring buffer.
 
 bcc's library handle reaches the same functions, but costs 65 MB and a quarter of a second because it
 brings LLVM along; so it is only asked where libbpf isn't a library of its own.
@@ -12,7 +12,7 @@ import os
 import struct
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 from agentcgroup.errors import AgentCgroupError, errno_words
 
 _PRINT = CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
-_SAMPLE = CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
+SAMPLE = CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
 _STRUCT = 4
 """BTF_KIND_STRUCT"""
 _FUNC = 12
@@ -33,15 +33,9 @@ _BPF_LINK_CREATE, _BPF_STRUCT_OPS = 28, 44
 """enum bpf_cmd, enum bpf_attach_type"""
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}
 _libc = ctypes.CDLL(None, use_errno=True)
-_MAP_ID_AT, _MAP_SIZE_AT = 4, 16
-"""Offsets of id and max_entries in struct bpf_map_info."""
 _MISSES_AT = 208
 """Offset of recursion_misses in struct bpf_prog_info (since 5.12)."""
-_ANY, _EXISTING = 0, 2
-"""BPF_ANY, BPF_EXIST"""
 _LONGEST_LINE = 1 << 20
-_ACTED_AT = 64
-"""Offset of the reader's own mark in the first page of a ring buffer: another cache line than the kernel's."""
 
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "libbpf_set_print": (c_void_p, [_PRINT]),
@@ -69,7 +63,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map__initial_value": (c_void_p, [c_void_p, POINTER(c_size_t)]),
     "bpf_map_update_elem": (c_int, [c_int, c_void_p, c_void_p, c_ulonglong]),
     "bpf_map_lookup_elem": (c_int, [c_int, c_void_p, c_void_p]),
-    "ring_buffer__new": (c_void_p, [c_int, _SAMPLE, c_void_p, c_void_p]),
+    "ring_buffer__new": (c_void_p, [c_int, SAMPLE, c_void_p, c_void_p]),
     "ring_buffer__epoll_fd": (c_int, [c_void_p]),
     "ring_buffer__consume": (c_int, [c_void_p]),
     "ring_buffer__free": (None, [c_void_p]),
@@ -301,17 +295,6 @@ def attach_to_cgroup(map_descriptor: int, cgroup_descriptor: int) -> int:
     return link
 
 
-def map_id(descriptor: int) -> int:
-    """The number by which another process finds a map."""
-    return _map_info(descriptor, _MAP_ID_AT)
-
-
-def _map_info(descriptor: int, at: int) -> int:
-    info, size = ctypes.create_string_buffer(at + 4), c_uint(at + 4)
-    library().bpf_obj_get_info_by_fd(descriptor, info, byref(size))
-    return int.from_bytes(info.raw[at:], sys.byteorder)
-
-
 def misses(program: int) -> int:
     """How often the kernel left a program out, because it was running on that processor already."""
     info, size = ctypes.create_string_buffer(_MISSES_AT + 8), c_uint(_MISSES_AT + 8)
@@ -356,110 +339,6 @@ class KernelTypes:
     def has_function(self, name: str) -> bool:
         """Whether the kernel has a function (or kfunc) of this name."""
         return bool(self._lib.btf__find_by_name_kind(self._btf, name.encode(), _FUNC) > 0)
-
-
-class RingBuffer:
-    """The reading end of a ring buffer map.
-
-    Its first page belongs to the reader and outlives it with the map, and only its first number means something to the kernel: up to
-    where records are taken out.  So the page keeps, too, up to where the reader has acted upon them, for a reader that comes after.
-    """
-
-    def __init__(self, descriptor: int, deliver: Callable[[bytes], None]) -> None:
-        """``deliver`` gets a copy of each record; what it raises comes out of ``consume``.
-
-        What an earlier reader took out and did not act upon is delivered again.
-        """
-        self._lib = library()
-        self._page = mmap.mmap(descriptor, mmap.PAGESIZE)
-        self._taken, self._acted = c_ulonglong.from_buffer(self._page, 0), c_ulonglong.from_buffer(self._page, _ACTED_AT)
-        with mmap.mmap(descriptor, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ, offset=mmap.PAGESIZE) as produced:
-            self.overtaken = not self._step_back(_map_info(descriptor, _MAP_SIZE_AT), produced)
-        """Whether it was overwritten before it could be delivered again."""
-        self._deliver = deliver
-        self._error: BaseException | None = None
-        self._callback = _SAMPLE(self._sample)
-        self._buffer = self._lib.ring_buffer__new(descriptor, self._callback, None, None)
-        if not self._buffer:
-            raise BpfError("the ring buffer can't be mapped", errno_words(OSError(ctypes.get_errno(), "")))
-
-    def fileno(self) -> int:
-        """Readable when records wait."""
-        return int(self._lib.ring_buffer__epoll_fd(self._buffer))
-
-    @property
-    def position(self) -> int:
-        """Up to where records were taken out."""
-        return self._taken.value
-
-    def acted(self, position: int) -> None:
-        """Nobody needs the records before ``position`` again."""
-        self._acted.value = position
-
-    def _step_back(self, size: int, produced: mmap.mmap) -> bool:
-        taken, self._taken.value = self._taken.value, self._acted.value
-        # From here on the kernel overwrites nothing of it; what it wrote before is known now.
-        if struct.unpack_from("=Q", produced)[0] - self._acted.value <= size:
-            return True
-        self._taken.value = taken
-        return False
-
-    def consume(self) -> None:
-        """Deliver the records that wait now."""
-        self._lib.ring_buffer__consume(self._buffer)
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-
-    def _sample(self, _: Any, data: int, size: int) -> int:
-        try:
-            self._deliver(ctypes.string_at(data, size))
-        except BaseException as error:  # an exception must not pass through the C library
-            self._error = error
-            return -errno.EINTR
-        return 0
-
-    def close(self) -> None:
-        if self._buffer:
-            self._lib.ring_buffer__free(self._buffer)
-            self._buffer = None
-            del self._taken, self._acted  # they hold the page
-            self._page.close()
-
-
-class Map:
-    """A loaded map whose keys and values are bytes."""
-
-    def __init__(self, descriptor: int, value_size: int) -> None:
-        self._lib, self._descriptor, self._size = library(), descriptor, value_size
-
-    @classmethod
-    def by_id(cls, number: int, value_size: int) -> "Map":
-        """A map that another process loaded.  Raises BpfError when it is gone."""
-        descriptor = library().bpf_map_get_fd_by_id(number)
-        if descriptor < 0:
-            raise BpfError(f"there is no BPF map {number}", errno_words(OSError(-descriptor, os.strerror(-descriptor))))
-        return cls(descriptor, value_size)
-
-    def fileno(self) -> int:
-        return self._descriptor
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-    def put(self, key: bytes, value: bytes) -> None:
-        """Raises OSError."""
-        if code := self._lib.bpf_map_update_elem(self._descriptor, key, value, _ANY):
-            raise OSError(-code, os.strerror(-code))
-
-    def replace(self, key: bytes, value: bytes) -> None:
-        """Change an entry; one that isn't there is no error, and stays out."""
-        self._lib.bpf_map_update_elem(self._descriptor, key, value, _EXISTING)
-
-    def get(self, key: bytes) -> bytes | None:
-        """The value, or None when there is none."""
-        value = ctypes.create_string_buffer(self._size)
-        return value.raw if self._lib.bpf_map_lookup_elem(self._descriptor, key, value) == 0 else None
 
 
 def _what_to_do(code: int) -> str:

@@ -6,7 +6,7 @@ charge; protection from reclaim is used where it is there.
 
 from pathlib import Path
 
-from agentcgroup.kernel import libbpf
+from agentcgroup.kernel import libbpf, maps
 from agentcgroup.kernel.files import object_path
 from agentcgroup.kernel.records import RATES
 from agentcgroup.kernel.scheduler import RATES_IN_FORCE, Ejected
@@ -50,9 +50,9 @@ class Memory:
         except BaseException:
             self._object.close()
             raise
-        self.calls_id = libbpf.map_id(self._object.map_descriptor("calls"))
-        self.figures_id = libbpf.map_id(self._object.map_descriptor(".bss"))
-        self.ops_id = libbpf.map_id(self._object.map_descriptor(used))
+        self.calls_id = maps.map_id(self._object.map_descriptor("calls"))
+        self.figures_id = maps.map_id(self._object.map_descriptor(".bss"))
+        self.ops_id = maps.map_id(self._object.map_descriptor(used))
 
     def fileno(self) -> int | None:
         """The kernel does not take it out."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from agentcgroup.kernel import libbpf
+from agentcgroup.kernel import libbpf, maps
 from agentcgroup.kernel.files import object_path
 from agentcgroup.kernel.records import BUCKETS, FAREWELL, FIGURES, RATES, Farewell, HoldReason, Rates
 
@@ -71,14 +71,14 @@ class Scheduler:
             self._object.set_constants(".rodata.rates", RATES.pack(*RATES_IN_FORCE))
             self._object.load()
             self._object.attach()
-            self._ring = libbpf.RingBuffer(self._object.map_descriptor("farewells"), self._said_farewell)
+            self._ring = maps.RingBuffer(self._object.map_descriptor("farewells"), self._said_farewell)
             self._object.attach_struct_ops(_OPS)
         except BaseException:
             self._object.close()
             raise
         self.ops_id = 0
-        self.calls_id = libbpf.map_id(self._object.map_descriptor("calls"))
-        self.figures_id = libbpf.map_id(self._object.map_descriptor(".bss"))
+        self.calls_id = maps.map_id(self._object.map_descriptor("calls"))
+        self.figures_id = maps.map_id(self._object.map_descriptor(".bss"))
 
     def fileno(self) -> int:
         """Readable when the kernel has taken it out."""
@@ -119,7 +119,7 @@ def running() -> str:
 
 def read_figures(figures_id: int) -> Figures:
     """What a scheduler has counted so far.  Raises BpfError when it is gone."""
-    counted = libbpf.Map.by_id(figures_id, FIGURES.size)
+    counted = maps.Map.by_id(figures_id, FIGURES.size)
     try:
         values = FIGURES.unpack(counted.get(bytes(4)) or bytes(FIGURES.size))
     finally:

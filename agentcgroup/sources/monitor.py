@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from agentcgroup.cgroup import CgroupError, number
-from agentcgroup.kernel import libbpf
+from agentcgroup.kernel import libbpf, maps
 from agentcgroup.kernel.files import object_path
 from agentcgroup.kernel.records import COUNTS, GRANT, PLACE, RECORD, SETTINGS, TRACKED, Kind, Place, Record, Role, Settings
 from agentcgroup.kernel.records import Counts as RecordCounts
@@ -67,11 +67,11 @@ class Monitor(Source):
         self._path, self._ring_bytes = path or object_path("monitor"), ring_bytes
         self._object = self._left_by_another(kept or {}) or self._load(self._path, ring_bytes)
         try:
-            self._places = libbpf.Map(self._object.map_descriptor("places"), PLACE.size)
-            self._tracked = libbpf.Map(self._object.map_descriptor("tracked"), TRACKED.size)
-            self._grants = libbpf.Map(self._object.map_descriptor("grants"), GRANT.size)
+            self._places = maps.Map(self._object.map_descriptor("places"), PLACE.size)
+            self._tracked = maps.Map(self._object.map_descriptor("tracked"), TRACKED.size)
+            self._grants = maps.Map(self._object.map_descriptor("grants"), GRANT.size)
             self._watchful = self._object.program_descriptors(_NEEDED)
-            self._ring = libbpf.RingBuffer(self._object.map_descriptor("records"), self._record)
+            self._ring = maps.RingBuffer(self._object.map_descriptor("records"), self._record)
             self._overtaken = self._ring.overtaken
         except BaseException:
             self._object.close()
