@@ -149,8 +149,10 @@ class Follower:
             seen.add(pid)
             if not self._tracker.knows(pid):
                 self._source.watch_exit(pid)  # its birth may have been before anybody looked
-                # Of an orphan, nobody can say any more who forked it; what it runs, a call runs too.
-                if not self._known_ancestor(pid) and (theirs := runs.get(process.command_line(pid) or ("",))) is not None:
+                # Of an orphan, nobody can say any more who forked it; what it runs, a call runs too.  In a container, what has no
+                # ancestor there came from outside, and is a call of its own whatever it runs.
+                orphan = not self._outsiders_call and not self._known_ancestor(pid)
+                if orphan and (theirs := runs.get(process.command_line(pid) or ("",))) is not None:
                     self._tracker.adopt(pid, theirs)
                     self._calls.placement.misplaced(theirs, pid)
                 else:
