@@ -138,25 +138,16 @@ class Follower:
     def resync(self) -> None:
         """Read anew where the session's processes are: the way back from lost events."""
         seen = set()
-        runs: dict[tuple[str, ...], int] = {}
         for call, leaf in self._calls.leaves().items():
             for pid in cgroup.processes(leaf):
                 seen.add(pid)
-                runs[process.command_line(pid)] = call
                 if not self._source.sees_inside and self._tracker.call_of(pid) != call:
                     self._tracker.adopt(pid, call)
         for pid in sorted(cgroup.processes(self._layout.agent)):
             seen.add(pid)
             if not self._tracker.knows(pid):
                 self._source.watch_exit(pid)  # its birth may have been before anybody looked
-                # Of an orphan, nobody can say any more who forked it; what it runs, a call runs too.  In a container, what has no
-                # ancestor there came from outside, and is a call of its own whatever it runs.
-                orphan = not self._outsiders_call and not self._known_ancestor(pid)
-                if orphan and (theirs := runs.get(process.command_line(pid) or ("",))) is not None:
-                    self._tracker.adopt(pid, theirs)
-                    self._calls.placement.misplaced(theirs, pid)
-                else:
-                    self._find_place(pid, started=True)
+                self._find_place(pid, started=True)
             elif (late := self._tracker.call_of(pid)) is not None:
                 self._calls.placement.misplaced(late, pid)
             else:
@@ -181,6 +172,11 @@ class Follower:
                 facts = process.facts(pid, self.stdio_of)
                 self._calls.begin(self._tracker.declare(pid, now, "started from outside", facts))
             return
+        if not ancestor and (theirs := self._call_that_runs(process.command_line(pid))) is not None:
+            # Of an orphan, nobody can say any more who forked it; what it runs, that call runs too.
+            self._tracker.adopt(pid, theirs)
+            self._calls.placement.misplaced(theirs, pid)
+            return
         parent = ancestor or self._stub
         joined = self._tracker.forked(parent, pid, now)
         if joined is not None:
@@ -188,6 +184,14 @@ class Follower:
             self._calls.placement.misplaced(joined.call, pid)
         else:
             self._catch_up(pid)
+
+    def _call_that_runs(self, line: tuple[str, ...]) -> int | None:
+        """The call one of whose processes, placed or on their way, has this command line."""
+        placed = ((pid, call) for call, leaf in self._calls.leaves().items() for pid in cgroup.processes(leaf))
+        expected = (
+            (pid, call) for pid in cgroup.processes(self._layout.agent) if (call := self._tracker.call_of(pid)) is not None
+        )
+        return next((call for pid, call in (*placed, *expected) if line and process.command_line(pid) == line), None)
 
     def _known_ancestor(self, pid: int) -> int | None:
         """The nearest ancestor that belongs to the session."""

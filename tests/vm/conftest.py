@@ -2,12 +2,15 @@
 
 import os
 import subprocess
+import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 from agentcgroup.session.places import SESSIONS
 from tests.vm.daemon import IMAGE
+from tests.vm.harness import SLICE
 
 
 def pytest_report_header() -> str:
@@ -17,6 +20,17 @@ def pytest_report_header() -> str:
 @pytest.fixture(scope="session", autouse=True)
 def _sessions_folder() -> None:
     SESSIONS.mkdir(parents=True, exist_ok=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a failed test left running would fail the tests after it."""
+    report = yield
+    if report.failed:
+        for scope in SLICE.glob("agentcgroup-*.scope"):
+            subprocess.run(["systemctl", "kill", "--signal=KILL", scope.name], check=False)
+        subprocess.run([sys.executable, "-m", "agentcgroup", "cleanup", "--end"], check=False)
+    return report
 
 
 def _compile(name: str, folder: Path) -> str:

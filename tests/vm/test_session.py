@@ -136,14 +136,14 @@ sys.exit(41)
 
 
 class Terminal:
-    """A terminal with a shell in it, as a person has."""
+    """A terminal with a shell in it, as a person has; it does not show control characters, which would get between the words."""
 
     def __init__(self) -> None:
         self.pid, self.master = pty.fork()
         if self.pid == 0:
             os.execvp("bash", ["bash", "--norc", "--noprofile", "-i"])
         self.text = ""
-        self.type("PS1='PROMPT> '\n")
+        self.type("PS1='PROMPT> '; stty -echoctl\n")
 
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
@@ -158,6 +158,13 @@ class Terminal:
             except BlockingIOError:
                 time.sleep(0.02)
         self.text = self.text.split(words, 1)[1]
+
+    def expect_job(self, seconds: float = 240) -> None:
+        """The shell gives the terminal to a job."""
+        deadline = time.monotonic() + seconds
+        while os.tcgetpgrp(self.master) == self.pid:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
 def test_a_terminals_keys_reach_the_agent_as_if_run_were_not_there() -> None:
@@ -179,7 +186,7 @@ def test_a_terminals_keys_reach_the_agent_as_if_run_were_not_there() -> None:
     terminal.type("echo still-$((40+2))\n")
     terminal.expect("still-42")
     terminal.type("fg\n")
-    time.sleep(1)
+    terminal.expect_job()
     terminal.type("\x03")
     terminal.expect("int 2\r\n")
     terminal.expect("agentcgroup: session")
