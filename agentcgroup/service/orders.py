@@ -10,7 +10,6 @@ of the caller's own sessions, or to root of all.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -127,8 +126,3 @@ def check_processes(order: Order, caller: int, uid: int) -> None:
         raise AgentCgroupError(
             "run inside a session", f"it belongs to session {inside!r}", "its commands are governed already; use agentcgroup exec"
         )
-
-
-def plan_of(folder: Path) -> Path:
-    """Where a session that the daemon runs keeps what the next daemon needs."""
-    return folder / "plan.json"

@@ -15,10 +15,10 @@ from agentcgroup.history.writer import Writer
 from agentcgroup.model import Priority
 from agentcgroup.policy import Policy
 from agentcgroup.service.contained import no_other_host
-from agentcgroup.service.orders import Granted, Order, plan_of
+from agentcgroup.service.orders import Granted, Order
 from agentcgroup.session.governor import Governor, Subject
 from agentcgroup.session.layout import Layout
-from agentcgroup.session.places import AGENT, SESSIONS, end_session, reclaim, release, session_cgroup
+from agentcgroup.session.places import AGENT, PLAN, SESSIONS, end_session, reclaim, release, session_cgroup
 from agentcgroup.sources import Source
 
 _FRONT_PATIENCE_S = 1.0
@@ -75,22 +75,22 @@ class Served:
             await asyncio.to_thread(end_session, plan.name)
             self._forget()
             raise AgentCgroupError("the session could not be set up", str(error)) from None
-        plan_of(self._folder).write_text(json.dumps({name: getattr(plan, name) for name in plan.__slots__}))
+        (self._folder / PLAN).write_text(json.dumps({name: getattr(plan, name) for name in plan.__slots__}))
 
     async def take_up(self) -> None:
-        """Go on with a session that an earlier daemon had.  Raises AgentCgroupError or OSError where it has ended meanwhile."""
+        """Go on with a session that an earlier daemon had, or write down how it ended.  Raises AgentCgroupError or OSError."""
         self._layout.watch_again()
-        await self._govern()
+        await self._govern(over=self.plan.stub not in cgroup.processes(self._layout.agent))
         await self._governor.take_up()
 
-    async def _govern(self) -> None:
+    async def _govern(self, over: bool = False) -> None:
         plan = self.plan
         subject = Subject(
             plan.name, self._folder, self._policy, split_budget(self._policy, plan.memory), plan.priority, plan.argv, "auto",
             plan.stub, plan.stub, adopted=True, owner=plan.uid,
         )  # fmt: skip
         self._governor = Governor(subject, self._layout, self._source, self._words, no_other_host, self._writer)
-        await self._governor.start(self._over.set)
+        await self._governor.start(self._over.set, over)
 
     async def run(self, reader: asyncio.StreamReader | None) -> dict[str, Any]:
         """Until the agent has ended: the session's report.  ``reader`` is the caller, who says with which status.
@@ -115,7 +115,7 @@ class Served:
         await governor.close()
         if not await asyncio.to_thread(end_session, self.plan.name):
             governor.log(f"{self._layout.top} could not be removed")
-        report = governor.report(self._status, peak)
+        report = governor.report(governor.follower.agent_status if self._status is None else self._status, peak)
         self._forget()
         return report
 
@@ -129,12 +129,12 @@ class Served:
 
 
 def left_by_another() -> list[tuple[Plan, Path, int]]:
-    """Sessions that an earlier daemon had and whose agents still run, with their folders and locks."""
+    """Sessions that an earlier daemon had and whose cgroups are there, with their folders and locks."""
     found = []
     for folder in sorted(SESSIONS.iterdir()) if SESSIONS.exists() else []:
         with contextlib.suppress(OSError, ValueError, TypeError, AgentCgroupError):
-            said = json.loads(plan_of(folder).read_text())
+            said = json.loads((folder / PLAN).read_text())
             plan = Plan(**{**said, "argv": tuple(said["argv"])})
-            if plan.stub in cgroup.processes(session_cgroup(plan.name) / AGENT):
+            if (session_cgroup(plan.name) / AGENT).exists():
                 found.append((plan, folder, reclaim(folder)))
     return found

@@ -34,7 +34,7 @@ class Follower:
     """Tells the calls of a session what its processes do.
 
     ``stub`` is the process that became the agent; ``stdio_of`` the one whose standard streams are the agent's own; ``last_event`` is
-    when a process of the session ended last (CLOCK_MONOTONIC, seconds).
+    when a process of the session ended last (CLOCK_MONOTONIC, seconds); ``agent_status`` how the stub ended (wait(2)), once that was told.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class Follower:
         self._stub, self.stdio_of, self._outsiders_call = stub, stdio_of, outsiders_call
         self._drain, self._later, self._log = drain, later, log
         self.last_event = 0.0
+        self.agent_status: int | None = None
         self._read_again_ns = 0
         self._on: dict[type[Event], Callable[[Any], None]] = {
             Forked: self._forked,
@@ -90,6 +91,8 @@ class Follower:
         if call is None and not self._tracker.is_agent(event.pid):
             return
         self.last_event = time.monotonic()
+        if event.pid == self._stub:
+            self.agent_status = event.status
         if (ended := self._tracker.exited(event.pid, event.status, event.at_ns)) is not None:
             self._calls.root_exited(ended, event.ran_ns)
         elif call is not None and not self._tracker.size(call):

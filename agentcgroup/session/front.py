@@ -1,7 +1,8 @@
 """The process that the user started: parent of the agent, and as invisible as can be.
 
 It forks three children: the *stub*, which waits and becomes the agent; the *engine*, which governs; and
-the *keeper*, which sleeps in the session's cgroup (see ``layout``) as long as one of the others lives.
+the *keeper*, which sleeps in the session's cgroup (see ``layout``) as long as one of the others lives.  Where the daemon governs, there is
+no engine, and the keeper stays until the daemon has written down what the session did.
 Then it does what a shell does for a command: waits, passes signals on, stops when the agent
 stops, and ends as the agent ended.  It shares the agent's process group, so the terminal's own
 signals reach the agent directly, once.
@@ -14,6 +15,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -33,6 +35,8 @@ _SI_KERNEL = 0x80
 _ENGINE_NICE = -15
 _ENGINE_ERRORS = "engine.err"
 _CANNOT_EXECUTE, _NOT_FOUND = 126, 127
+_DAEMON_PATIENCE_S = 60
+"""How long an ended session is kept for the daemon, where none is there at that moment: it is about to be started again."""
 
 
 @dataclass(slots=True)
@@ -83,11 +87,13 @@ def run_with_daemon(link: socket.socket, argv: tuple[str, ...], order: dict[str,
     """
     with _signals_blocked() as before:
         agent = _fork_stub(argv, before)
-        keeper = _fork_keeper()
+        keeper = _fork_keeper(_DAEMON_PATIENCE_S)
         try:
             link.sendall(json.dumps({**order, "argv": argv, "stub": agent.pid, "keeper": keeper}).encode() + b"\n")
             return _accompany(agent, link, argv, lambda _: None)
         except (_NotReadyError, BrokenPipeError) as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(keeper, signal.SIGKILL)
             raise AgentCgroupError(str(error) or "the daemon ended before the session began") from None
 
 
@@ -159,8 +165,8 @@ def _fork_stub(argv: tuple[str, ...], mask: Iterable[int]) -> _Agent:
     os._exit(1)
 
 
-def _fork_keeper() -> int:
-    """Fork the keeper: it ends when front and engine, the holders of its pipe's other end, have ended."""
+def _fork_keeper(stay_s: float = 0) -> int:
+    """Fork the keeper: it ends ``stay_s`` after front and engine, the holders of its pipe's other end, unless somebody ends it."""
     waits, _ = os.pipe()
     pid = os.fork()
     if pid:
@@ -175,6 +181,7 @@ def _fork_keeper() -> int:
         with contextlib.suppress(OSError):  # only root may
             Path("/proc/self/oom_score_adj").write_text("-1000")
         os.read(waits, 1)
+        time.sleep(stay_s)
     finally:
         os._exit(0)
 

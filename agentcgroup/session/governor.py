@@ -102,16 +102,19 @@ class Governor:
         self._changing: asyncio.Task[None] | None = None
         self._sharing: asyncio.Task[None]
 
-    async def start(self, agent_ended: Callable[[], None]) -> None:
-        """Begin to govern.  Raises OSError when the agent is gone already."""
+    async def start(self, agent_ended: Callable[[], None], over: bool = False) -> None:
+        """Begin to govern.  Raises OSError when the agent is gone already, unless that is known (``over``)."""
         subject = self._subject
-        try:
-            agent = os.pidfd_open(subject.stub)
-        except OSError:
-            self._watcher.close()
-            self._recorder.close()
-            raise
-        self._watcher.exit_of(agent, lambda _: agent_ended())
+        if over:
+            agent_ended()
+        else:
+            try:
+                agent = os.pidfd_open(subject.stub)
+            except OSError:
+                self._watcher.close()
+                self._recorder.close()
+                raise
+            self._watcher.exit_of(agent, lambda _: agent_ended())
         self._server = await listen(subject.folder, self.follower.declare, self._snapshot, self._steer, subject.owner)
         self._watcher.file(self._layout.agent / "memory.events.local", self._agent_memory_event)
         self.calls.prepare()

@@ -24,6 +24,8 @@ DAEMON_SOCKET = RUN / "control.sock"
 AGENT = "agent"
 TOOLS = "tools"
 KEEPER = "keeper"
+PLAN = "plan.json"
+"""In the folder of a session that the daemon runs: what the next daemon needs."""
 CONTAINER = "cgroup"
 """In the folder of a container's session: the path of its cgroup."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}", re.A | re.I)
@@ -155,6 +157,8 @@ def _clean_stale(folder: Path, end: bool = False) -> Cleaned | None:
     before = sum(1 for _ in cgroup.subtree(place))
     lift(place)
     running = tuple(cgroup.processes(place / AGENT))
+    if not running and not end and (folder / PLAN).exists() and cgroup.processes(place / KEEPER):
+        return None  # it has ended while no daemon was there; the next one writes down how
     if running and not end:
         for leaf in (place / TOOLS).glob("*-*"):
             if not marked(leaf):  # else the daemon takes it up

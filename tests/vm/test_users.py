@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from agentcgroup.history import store
 from agentcgroup.session.places import session_cgroup
-from tests.vm.daemon import as_user, daemon, history, status, until
+from tests.vm.daemon import Kept, as_user, daemon, history, status, until
 from tests.vm.harness import AGENTS, TRIES, command
 
 pytestmark = pytest.mark.one_kernel
@@ -90,6 +91,36 @@ def test_a_users_session_survives_the_daemon_and_is_taken_up(users: tuple[str, s
         assert run.communicate(timeout=240)[0] == "one two\n"
         until("the end of both calls", lambda: [row["duration_s"] is not None for row in history("long")] == [True, True])
     assert [(row["call"], row["exit_status"]) for row in history("long")] == [(1, 0), (2, 0)]
+
+
+def test_a_session_that_ends_while_no_daemon_is_there_is_written_down_by_the_next(users: tuple[str, str], tmp_path: Path) -> None:
+    go, kept = Path(f"/tmp/go-{tmp_path.name}"), Kept()
+    agent = [
+        "sh",
+        "-c",
+        f"x=$(sh -c 'until [ -e {go} ]; do sleep 0.2; done'); y=$(sh -c 'sleep 1; exit 2'); sh -c 'exit 3'; exit 4",
+    ]
+    with daemon(tmp_path, kept=kept) as first:
+        words = as_user(users[0], "run", "--name", "alone", "--", *agent)
+        run = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd="/")
+        until("the call", lambda: status("alone").get("calls"))
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    go.touch()
+    _, err = run.communicate(timeout=240)
+    assert run.returncode == 4
+    assert "the daemon ended while session alone ran" in err
+    # Whoever looks after stale sessions meanwhile leaves it to the next daemon.
+    subprocess.run([sys.executable, "-m", "agentcgroup", "cleanup"], check=True)
+    with daemon(tmp_path, kept=kept):
+        until("the session's end", lambda: not session_cgroup("alone").exists())
+        until("its calls", lambda: len(history("alone")) == 3)
+    assert [(row["exit_status"], row["duration_s"] is not None) for row in history("alone")] == [
+        (0, True), (2 << 8, True), (3 << 8, True)
+    ]  # fmt: skip
+    with store.reading(store.FILE) as past:
+        assert [one["exit_status"] for one in store.sessions(past, "alone")] == [4 << 8]
+    kept.close()
 
 
 def test_what_a_call_does_to_its_streams_its_environment_and_its_hints_stops_nobody(
