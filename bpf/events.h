@@ -80,6 +80,7 @@ struct grant {
 struct tracked {
 	__u32 released; /* user space: this exec is no tool call, or it is placed; go on */
 	__u32 padding;
+	__u64 exec_id;  /* of the exec that was told last */
 };
 
 /* Set by user space before loading. */

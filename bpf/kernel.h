@@ -129,6 +129,7 @@ struct task_struct {
 	int tgid;
 	int exit_code;
 	unsigned int memcg_nr_pages_over_high;
+	__u64 self_exec_id;
 	struct task_struct *real_parent;
 	struct task_struct *group_leader;
 	struct signal_struct *signal;

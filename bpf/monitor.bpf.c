@@ -26,7 +26,8 @@ char LICENSE[] SEC("license") = "GPL";
 
 /* Births, programs, ends */
 
-static __always_inline void forked(struct task_struct *parent, struct task_struct *child)
+/* `again`: only if the first program was left out (see keep_processor). */
+static __always_inline void forked(struct task_struct *parent, struct task_struct *child, bool again)
 {
 	struct place *place = place_of(child);
 	struct tracked new = {};
@@ -35,8 +36,9 @@ static __always_inline void forked(struct task_struct *parent, struct task_struc
 
 	if (!place || child->pid != child->tgid)
 		return;
-	__sync_fetch_and_add(&place->forks, 1);
-	if (place->role != PLACE_AGENT)
+	if (!again)
+		__sync_fetch_and_add(&place->forks, 1);
+	if (place->role != PLACE_AGENT || (again && bpf_map_lookup_elem(&tracked, &pid)))
 		return;
 	bpf_map_update_elem(&tracked, &pid, &new, 0);
 	event = begin(EVENT_FORK, cgroup_of(child), parent->tgid);
@@ -50,22 +52,38 @@ SEC("tp_btf/sched_process_fork")
 int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 {
 	keep_processor();
-	forked(parent, child);
+	forked(parent, child, false);
 	give_processor();
 	return 0;
 }
 
-static __always_inline void execed(struct task_struct *task)
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(again_fork, struct task_struct *parent, struct task_struct *child)
+{
+	keep_processor();
+	forked(parent, child, true);
+	give_processor();
+	return 0;
+}
+
+static __always_inline bool is_told(__u32 pid, __u64 exec_id)
+{
+	struct tracked *entry = bpf_map_lookup_elem(&tracked, &pid);
+
+	return entry && entry->exec_id == exec_id;
+}
+
+static __always_inline void execed(struct task_struct *task, bool again)
 {
 	struct place *place = place_of(task);
 	__u32 pid = task->tgid;
-	struct tracked fresh = {};
+	struct tracked fresh = {.exec_id = task->self_exec_id};
 	struct search search = {};
 	const char *hint = search.word + HINT_NAME_BYTES;
 	struct event *event;
 	__u64 sum;
 
-	if (!place)
+	if (!place || (again && (place->role != PLACE_AGENT || is_told(pid, fresh.exec_id))))
 		return;
 	find_hint(task, &search);
 	if (place->role == PLACE_AGENT) {
@@ -91,7 +109,16 @@ SEC("tp_btf/sched_process_exec")
 int BPF_PROG(on_exec, struct task_struct *task)
 {
 	keep_processor();
-	execed(task);
+	execed(task, false);
+	give_processor();
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(again_exec, struct task_struct *task)
+{
+	keep_processor();
+	execed(task, true);
 	give_processor();
 	return 0;
 }
@@ -106,7 +133,7 @@ static __always_inline void exited(struct task_struct *task)
 	/* The last thread to leave ends the process. */
 	if (!place || signal->live.counter)
 		return;
-	/* Two last threads at once both come here; one of them finds the entry. */
+	/* Two last threads at once both come here, and the second program; one finds the entry. */
 	if (bpf_map_delete_elem(&tracked, &pid))
 		return;
 	event = begin(EVENT_EXIT, cgroup_of(task), pid);
@@ -119,6 +146,15 @@ static __always_inline void exited(struct task_struct *task)
 
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(on_exit, struct task_struct *task)
+{
+	keep_processor();
+	exited(task);
+	give_processor();
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(again_exit, struct task_struct *task)
 {
 	keep_processor();
 	exited(task);

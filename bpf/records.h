@@ -70,8 +70,9 @@ static __always_inline struct place *place_of(struct task_struct *task)
 }
 
 /* Since 7.0 a trace point's program can be preempted, and the kernel's guard against recursion then leaves
- * it out for whatever comes along on that processor: a birth nobody hears of.  What is left of the
- * gap (the guard itself is outside) the kernel counts as a miss, and user space looks at that. */
+ * it out for whatever comes along on that processor: a birth nobody hears of.  The guard itself is outside,
+ * so a gap is left; what falls into it, a second program on the same trace point (again_*) tells, and the
+ * kernel counts a miss, which user space looks at. */
 static __always_inline void keep_processor(void)
 {
 	if (bpf_preempt_disable)

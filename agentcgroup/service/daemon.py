@@ -25,7 +25,7 @@ from agentcgroup.host import arbiter
 from agentcgroup.policy import Policy, load_policy
 from agentcgroup.service import contained, metrics
 from agentcgroup.service.contained import Container
-from agentcgroup.service.docker import Docker
+from agentcgroup.service.docker import ENGINES, Engine
 from agentcgroup.service.notify import forget, keep, kept, log, notify, watchdog_s
 from agentcgroup.service.orders import ASKED, LONGEST_ORDER, Order, Question, admit, check_processes
 from agentcgroup.service.served import Plan, Served, left_by_another
@@ -90,6 +90,7 @@ class Daemon:
         self._serving: set[asyncio.Task[Any]] = set()
         self._callers: Counter[int] = Counter()
         self._over = asyncio.Event()
+        self._unlisted = set(ENGINES)
         self._hub: Hub
         self._writer = Writer(FILE, policy.history.keep, policy.history.size, lambda text: log(text, "warning"))
 
@@ -105,9 +106,8 @@ class Daemon:
             stop_metrics = metrics.serve(address) if address else None
             for plan, folder, lock in left_by_another():
                 self._keep(asyncio.create_task(self._take_up(plan, folder, lock, self._hub.part())))
-            docker = Docker(
-                self._from_thread(self._began), self._from_thread(lambda _: self._hub.all_known()), self._from_thread(log)
-            )
+            told, listed, say = self._from_thread(self._began), self._from_thread(self._listed), self._from_thread(log)
+            engines = [Engine(name, told, listed, say) for name in ENGINES]
             for stale in places.clean():
                 log(f"cleaned up after session {stale.name}", session=stale.name)
             places.DAEMON_SOCKET.unlink(missing_ok=True)
@@ -119,7 +119,8 @@ class Daemon:
             notify("STOPPING=1")
             beating.cancel()
             self._hub.pause()
-            docker.close()
+            for engine in engines:
+                engine.close()
             server.close()
             places.DAEMON_SOCKET.unlink(missing_ok=True)
             tasks = [*self._sessions.values(), *self._serving]
@@ -140,6 +141,12 @@ class Daemon:
             loop.call_soon_threadsafe(function, value)
 
         return call
+
+    def _listed(self, engine: str) -> None:
+        """All containers that an engine had when this daemon began are told."""
+        self._unlisted.discard(engine)
+        if not self._unlisted:
+            self._hub.all_known()
 
     def _began(self, container: Container) -> None:
         """A labelled container runs."""

@@ -1,11 +1,14 @@
-"""Which labelled containers run: those that Docker has now, and each one that it starts.
+"""Which labelled containers run: those that a container engine has now, and each one that it starts.
 
-Docker's client waits for events in a thread of its own; where Docker is not there, or goes away, it is tried again, less and less often.
+Podman speaks Docker's protocol, too, at a socket of its own.  Docker's client waits for events in a thread for each engine; where one
+is not there, or goes away, it is tried again, less and less often.
 """
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from agentcgroup.service.contained import ENABLE, Container
@@ -13,18 +16,22 @@ from agentcgroup.service.contained import ENABLE, Container
 _LABEL = f"{ENABLE}=true"
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 30.0
 _ANSWER_S = 10
+ENGINES = {"Docker": Path("/run/docker.sock"), "Podman": Path("/run/podman/podman.sock")}
+"""Where each engine listens; DOCKER_HOST says it of Docker, if it is set."""
 
 
-class Docker:
-    """Tells of each labelled container once for each of its starts."""
+class Engine:
+    """Tells of each labelled container of one engine once for each of its starts."""
 
-    def __init__(self, started: Callable[[Container], None], listed: Callable[[None], None], log: Callable[[str], None]) -> None:
-        """All are called in the thread that waits; ``listed`` when all that ran before were told, or Docker does not answer."""
-        self._started, self._listed, self._log = started, listed, log
+    def __init__(
+        self, name: str, started: Callable[[Container], None], listed: Callable[[str], None], log: Callable[[str], None]
+    ) -> None:
+        """All are called in the thread that waits; ``listed`` when all that ran before were told, or the engine does not answer."""
+        self._name, self._started, self._listed, self._log = name, started, listed, log
         self._over = threading.Event()
         self._stream: Any = None
         self._seen: dict[str, int] = {}
-        self._thread = threading.Thread(target=self._watch, name="docker", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name=name, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -42,23 +49,33 @@ class Docker:
                 wait_s = _FIRST_WAIT_S
             except (DockerException, RequestException, OSError) as error:
                 if not said:
-                    self._log(f"Docker does not answer ({type(error).__name__}); containers are governed as soon as it does")
-                    self._listed(None)
+                    if self._is_installed():
+                        self._log(
+                            f"{self._name} does not answer ({type(error).__name__}); its containers are governed as soon as it does"
+                        )
+                    self._listed(self._name)
                 said = True
             self._over.wait(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
-    def _listen(self) -> None:
-        """Until Docker goes away."""
+    def _is_installed(self) -> bool:
+        return ENGINES[self._name].exists() or (self._name == "Docker" and "DOCKER_HOST" in os.environ)
+
+    def _client(self, timeout_s: int | None) -> Any:
         import docker
 
+        address = {} if self._name == "Docker" else {"DOCKER_HOST": f"unix://{ENGINES[self._name]}"}
+        return docker.from_env(timeout=timeout_s, environment=address or None)
+
+    def _listen(self) -> None:
+        """Until the engine goes away."""
         # An answer has to come soon; events may take as long as they like.
-        with closing(docker.from_env(timeout=_ANSWER_S)) as client, closing(docker.from_env(timeout=None)) as listener:
+        with closing(self._client(_ANSWER_S)) as client, closing(self._client(None)) as listener:
             filters = {"type": "container", "event": "start", "label": _LABEL}
             events = listener.events(decode=True, filters=filters)  # asked for before the list: nothing falls between the two
             for one in client.containers.list(filters={"label": _LABEL}):
                 self._tell(client, one.id)
-            self._listed(None)
+            self._listed(self._name)
             for event in events:
                 if self._over.is_set():
                     break

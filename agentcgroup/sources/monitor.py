@@ -10,6 +10,7 @@ processes there is no monitor, and the process connector takes its place.
 
 import contextlib
 import hashlib
+import os
 import struct
 import time
 from collections.abc import Callable, Mapping
@@ -40,10 +41,15 @@ from agentcgroup.sources import (
 
 _NS = 1_000_000_000
 _MEMORY = {Kind.GROWTH: "growth", Kind.OVER: "over", Kind.FULL: "full", Kind.OOM: "oom"}
-_HOLD = "hold_"
+_HOLD, _AGAIN = "hold_", "again_"
 _PARTS: tuple[list[str], ...] = ([], ["the hold of new programs"], ["what is attached to functions"])
 """What a kernel may make us leave out."""
 _NEEDED = {"on_fork", "on_exec", "on_exit", "on_populated"}
+
+
+def _is_needless(program: str) -> bool:
+    """Nothing can come between a trace point and its program before 7.0: a second one is not needed."""
+    return program.startswith(_AGAIN) and int(os.uname().release.split(".")[0]) < 7
 
 
 class Monitor(Source):
@@ -103,7 +109,8 @@ class Monitor(Source):
             opened = libbpf.Object(path)
             try:
                 without = [what] if what else []
-                opened.leave_out({name for name, (_, section) in opened.programs().items() if left_out(name, section)})
+                programs = opened.programs().items()
+                opened.leave_out({name for name, (_, section) in programs if left_out(name, section) or _is_needless(name)})
                 opened.leave_out_what_the_kernel_lacks()
                 if missing := _NEEDED & opened.left_out.keys():
                     raise libbpf.BpfError(
@@ -202,7 +209,7 @@ class Monitor(Source):
             raise CgroupError(cgroup, "watching", error) from None
 
     def watch_exit(self, pid: int) -> None:
-        self._tracked.put(struct.pack("=I", pid), TRACKED.pack(1, 0))
+        self._tracked.put(struct.pack("=I", pid), TRACKED.pack(1, 0, 0))
 
     def ask_at(self, cgroup_id: int, amount: int) -> None:
         # The entry goes with the cgroup, so a full map is all that can be wrong.
@@ -211,7 +218,7 @@ class Monitor(Source):
 
     def let_go(self, pid: int) -> None:
         # Not if it has ended: nobody would take the entry away again.
-        self._tracked.replace(struct.pack("=I", pid), TRACKED.pack(1, 0))
+        self._tracked.replace(struct.pack("=I", pid), TRACKED.pack(1, 0, 0))
 
     def counts(self, cgroup: Path) -> Counts | None:
         try:

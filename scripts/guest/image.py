@@ -34,6 +34,8 @@ PACKAGES = [
     "bpftool",
     "docker.io",
     "docker-cli",
+    "podman",
+    "crun",
     "busybox-static",
     "git",
     "gcc",

@@ -77,6 +77,20 @@ def test_births_programs_and_ends_in_the_agent_domain_are_told_in_order(ear: Ear
     assert all(0 <= time.monotonic_ns() - event.at_ns < 60e9 for event in said if isinstance(event, Forked | Execed | Exited))
 
 
+@pytest.mark.parametrize("left_out", [{"on_fork", "on_exec", "on_exit"}, set()], ids=["alone", "beside the first"])
+def test_a_second_program_tells_what_the_first_one_was_left_out_for(left_out: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel leaves one out cannot be chosen: here it is always, or never."""
+    monkeypatch.setattr("agentcgroup.sources.monitor._is_needless", lambda name: name in left_out)
+    monkeypatch.setattr("agentcgroup.sources.monitor._NEEDED", {"on_populated"})
+    with listening() as ear:
+        pid = ear.run(ear.agent, "sh", "-c", "/bin/true; exec sh -c 'exit 7'")
+        said = ear.listen()
+    child = next(event.child for event in said if isinstance(event, Forked))
+    assert [(type(event), getattr(event, "pid", pid)) for event in said] == [
+        (Execed, pid), (Forked, pid), (Execed, child), (Exited, child), (Execed, pid), (Exited, pid)
+    ]  # fmt: skip
+
+
 def test_the_end_by_a_signal_and_of_a_threaded_program_is_told_once(ear: Ear) -> None:
     ear.run(ear.agent, "sh", "-c", "kill -9 $$")
     ear.run(

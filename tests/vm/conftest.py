@@ -63,18 +63,29 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> str:
     return _compile("steps", tmp_path_factory.mktemp("steps"))
 
 
-@pytest.fixture(scope="session")
-def image(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An image of nothing but busybox, imported from this host."""
-    subprocess.run(["systemctl", "start", "docker"], check=True)
-    root = tmp_path_factory.mktemp("image")
+def _import(engine: str, root: Path) -> str:
+    """Give a container engine an image of nothing but this host's busybox; its name."""
     (root / "bin").mkdir()
     (root / "bin/busybox").write_bytes(Path("/bin/busybox").read_bytes())
     (root / "bin/busybox").chmod(0o755)
     for name in ("sh", "sleep", "echo", "cat", "true", "dd", "head", "tail", "seq"):
         (root / "bin" / name).symlink_to("busybox")
-    subprocess.run(f"tar -C {root} -c . | docker import - {IMAGE}", shell=True, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(f"tar -C {root} -c . | {engine} import - {IMAGE}", shell=True, check=True, stdout=subprocess.DEVNULL)
     return IMAGE
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image that Docker, which runs then, has."""
+    subprocess.run(["systemctl", "start", "docker"], check=True)
+    return _import("docker", tmp_path_factory.mktemp("image"))
+
+
+@pytest.fixture(scope="session")
+def podman_image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image that Podman, which answers then, has."""
+    subprocess.run(["systemctl", "start", "podman.socket"], check=True)
+    return _import("podman", tmp_path_factory.mktemp("podman-image"))
 
 
 @pytest.fixture(scope="session")

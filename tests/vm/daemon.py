@@ -8,20 +8,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from agentcgroup.history import store
 from agentcgroup.service.status import sessions
 
-IMAGE = "agentcgroup-test"
+IMAGE = "localhost/agentcgroup-test"
 AGENT = "n=0; while :; do n=$((n+1)); x=$(sh -c 'sleep 0.3; echo done'); echo $n; sleep 0.2; done"
 """An agent that runs one short command after another, and says how many it has run."""
+T = TypeVar("T")
 METRICS = "127.0.0.1:9753"
 UNIT = "agentcgroup.service"
 
 
-def docker(*words: str) -> str:
-    return subprocess.run(["docker", *words], capture_output=True, text=True, check=True).stdout.strip()
+def docker(*words: str, engine: str = "docker") -> str:
+    return subprocess.run([engine, *words], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def status(session: str) -> dict[str, Any]:
@@ -41,6 +42,14 @@ def until(what: str, true: Callable[[], Any], seconds: float = 120) -> Any:
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(0.1)
     return found
+
+
+def until_equal(expected: T, read: Callable[[], T], seconds: float = 120) -> None:
+    """Wait until something is read that is as expected; else say what was."""
+    deadline = time.monotonic() + seconds
+    while (found := read()) != expected and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert found == expected
 
 
 class Kept:
@@ -100,13 +109,16 @@ def daemon(folder: Path, *options: str, kept: Kept | None = None) -> Iterator[su
 
 
 @contextmanager
-def container(image: str, *options: str, agent: str = AGENT, label: str = "agentcgroup.enable=true") -> Iterator[str]:
+def container(
+    image: str, *options: str, agent: str = AGENT, label: str = "agentcgroup.enable=true", engine: str = "docker"
+) -> Iterator[str]:
     """A running container with an agent in it."""
-    identity = docker("run", "--detach", "--network", "none", "--label", label, *options, image, "sh", "-c", agent)
+    words = ["run", "--detach", "--network", "none", "--label", label, *options, image, "sh", "-c", agent]
+    identity = docker(*words, engine=engine)
     try:
         yield identity
     finally:
-        docker("rm", "--force", identity)
+        docker("rm", "--force", identity, engine=engine)
 
 
 def as_user(user: str, *words: str) -> list[str]:

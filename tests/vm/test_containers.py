@@ -13,7 +13,7 @@ import pytest
 
 from agentcgroup.policy import NAMED_POLICIES
 from agentcgroup.service.status import ask, sessions
-from tests.vm.daemon import Kept, container, daemon, docker, history, status, until
+from tests.vm.daemon import Kept, container, daemon, docker, history, status, until, until_equal
 from tests.vm.harness import TRIES
 
 pytestmark = pytest.mark.one_kernel
@@ -49,13 +49,6 @@ def test_labelled_containers_are_sessions_whether_they_start_before_or_after_the
         assert not (top(other) / "agent").exists()
         assert all((top(one) / "tools").exists() for one in (before, after))
         assert {"sh -c 'sleep 0.3; echo done'", "sleep 0.3; echo done"} & {call["command"] for call in history("after")}
-        done = subprocess.run(["docker", "exec", after, "sh", "-c", "sleep 1; exit 3"], capture_output=True)
-        assert done.returncode == 3
-        kept = until(
-            "the call by docker exec",
-            lambda: [call for call in history("after") if "exit 3" in call["command"] and call["duration_s"]],
-        )
-        assert [call["exit_status"] for call in kept] == [3 << 8]
         docker("stop", "--time", "1", after)
         until("the session's end", lambda: status("after") == {})
     ended = [call for call in history("after") if call["duration_s"] is not None]
@@ -125,7 +118,7 @@ def test_kills_at_random_moments_lose_no_call_and_stop_no_agent(image: str, tmp_
             until(
                 "the agents' ends", lambda: all(docker("logs", name).splitlines()[-1:] == over for name in names), 120 + 2 * calls
             )
-            until("the calls in the history", lambda: all(len(ended(name)) == most for name in names))
+            until_equal(dict.fromkeys(names, most), lambda: {name: len(ended(name)) for name in names})
     print(
         f"{kills} kills, {most * len(names)} calls; from a daemon's readiness until all {len(names)} sessions were adopted: "
         f"at most {max(adopted_s):.1f} s"
@@ -149,16 +142,26 @@ def test_a_container_can_not_reach_the_daemon_nor_change_its_own_limits(image: s
         assert (top(identity) / "memory.max").read_text() == f"{300 << 20}\n"
 
 
-def test_containers_are_changed_restarted_and_killed(image: str, tmp_path: Path) -> None:
-    with daemon(tmp_path), container(image, "--name", "rough", "--memory", "300m") as identity:
-        first = until("the session", lambda: status("rough"))
+@pytest.mark.parametrize("engine", ["docker", "podman"])
+def test_containers_are_entered_changed_restarted_and_killed(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    image = request.getfixturevalue({"docker": "image", "podman": "podman_image"}[engine])
+    name = f"rough-{engine}"
+    with daemon(tmp_path), container(image, "--name", name, "--memory", "300m", engine=engine) as identity:
+        first = until("its calls", lambda: status(name).get("ended_calls", 0) >= 3 and status(name))
         assert first["budget_bytes"] == 300 << 20
-        docker("update", "--memory", "400m", "--memory-swap", "400m", identity)
-        docker("restart", "--time", "0", identity)
-        second = until("the session again", lambda: status("rough").get("calls") and status("rough"))
+        done = subprocess.run([engine, "exec", identity, "sh", "-c", "sleep 1; exit 3"], capture_output=True)
+        assert done.returncode == 3
+        kept = until(
+            "the call by exec",
+            lambda: [call for call in history(name) if "exit 3" in call["command"] and call["duration_s"]],
+        )
+        assert [call["exit_status"] for call in kept] == [3 << 8]
+        docker("update", "--memory", "400m", "--memory-swap", "400m", identity, engine=engine)
+        docker("restart", "--time", "0", identity, engine=engine)
+        second = until("the session again", lambda: status(name).get("calls") and status(name))
         assert second["budget_bytes"] == 400 << 20
-        docker("kill", identity)
-        until("the session's end", lambda: status("rough") == {})
+        docker("kill", identity, engine=engine)
+        until("the session's end", lambda: status(name) == {})
 
 
 def test_run_starts_a_container_that_is_governed(image: str, tmp_path: Path) -> None:
