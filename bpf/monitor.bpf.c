@@ -44,7 +44,7 @@ static __always_inline void forked(struct task_struct *parent, struct task_struc
 	event = begin(EVENT_FORK, cgroup_of(child), parent->tgid);
 	if (event) {
 		event->amount = pid;
-		bpf_ringbuf_submit(event, 0);
+		submit(event);
 	}
 }
 
@@ -101,7 +101,7 @@ static __always_inline void execed(struct task_struct *task, bool again)
 	event = begin(EVENT_EXEC, cgroup_of(task), pid);
 	if (event) {
 		bpf_probe_read_kernel_str(event->hint, sizeof(event->hint), hint);
-		bpf_ringbuf_submit(event, 0);
+		submit(event);
 	}
 }
 
@@ -140,7 +140,7 @@ static __always_inline void exited(struct task_struct *task)
 	if (event) {
 		event->amount = signal->flags & SIGNAL_GROUP_EXIT ? signal->group_exit_code : task->group_leader->exit_code;
 		event->ran_ns = signal->sum_sched_runtime + task->se.sum_exec_runtime;
-		bpf_ringbuf_submit(event, 0);
+		submit(event);
 	}
 }
 
@@ -176,7 +176,7 @@ static __always_inline void populated_changed(struct cgroup *cgroup, int populat
 	/* Not folded: without it a call would seem to go on. */
 	event = begin(EVENT_EMPTY, id, 0);
 	if (event)
-		bpf_ringbuf_submit(event, 0);
+		submit(event);
 }
 
 SEC("tp_btf/cgroup_notify_populated")

@@ -69,7 +69,7 @@ static __always_inline int hold_until_placed(long result)
 	event = begin(EVENT_HELD_OUT, cgroup, hold.pid);
 	if (event) {
 		event->amount = bpf_ktime_get_ns() - hold.from_ns;
-		bpf_ringbuf_submit(event, 0);
+		submit(event);
 	}
 	return 0;
 }

@@ -85,14 +85,18 @@ static __always_inline void give_processor(void)
 		bpf_preempt_enable();
 }
 
-/* A record, filled in except for what its kind adds; NULL when there is no room. */
+/* A record, filled in except for what its kind adds; NULL when there is no room.  Until it is submitted, nobody
+ * takes the processor away: all records behind it would wait for a tool call that has to wait itself. */
 static __always_inline struct event *begin(__u32 kind, __u64 cgroup, __u32 pid)
 {
-	struct event *event = bpf_ringbuf_reserve(&records, sizeof(*event), 0);
+	struct event *event;
 
+	keep_processor();
+	event = bpf_ringbuf_reserve(&records, sizeof(*event), 0);
 	__sync_fetch_and_add(&counts.made, 1);
 	if (!event) {
 		__sync_fetch_and_add(&counts.lost, 1);
+		give_processor();
 		return NULL;
 	}
 	event->at_ns = bpf_ktime_get_ns();
@@ -105,6 +109,12 @@ static __always_inline struct event *begin(__u32 kind, __u64 cgroup, __u32 pid)
 	event->padding = 0;
 	event->hint[0] = 0;
 	return event;
+}
+
+static __always_inline void submit(struct event *event)
+{
+	bpf_ringbuf_submit(event, 0);
+	give_processor();
 }
 
 /* Whether a leaf may say something now.  What can't be found out afterwards has some room of its own.
@@ -139,7 +149,7 @@ static __always_inline bool tell(struct place *place, __u32 kind, __u64 cgroup, 
 		return false;
 	event->amount = amount;
 	event->folded = __sync_lock_test_and_set(&place->folded, 0);
-	bpf_ringbuf_submit(event, 0);
+	submit(event);
 	return true;
 }
 

@@ -48,6 +48,7 @@ class Follower:
         self._tracker, self._calls, self._source, self._layout = tracker, calls, source, layout
         self._stub, self.stdio_of, self._outsiders_call = stub, stdio_of, outsiders_call
         self._drain, self._later, self._log = drain, later, log
+        self._agent_cgroup = cgroup.number(layout.agent)
         self.last_event = 0.0
         self.agent_status: int | None = None
         self._read_again_ns = 0
@@ -81,10 +82,19 @@ class Follower:
             self._agent_execed(event)
         elif (call := self._tracker.call_of(event.pid)) is not None:
             self._calls.said.execed(call, event.pid)
-        elif self._source.sees_inside and self._is_in_agent_domain(event.pid):
-            self._find_place(event.pid, started=True)
+        elif event.cgroup == self._agent_cgroup and self._is_not_elsewhere(event.pid):
+            self._find_place(event.pid, event.at_ns)
+            if self._tracker.is_agent(event.pid):
+                self._agent_execed(event)
         else:
             self._source.let_go(event.pid)
+
+    def _is_not_elsewhere(self, pid: int) -> bool:
+        """A process that started in the agent domain is there still, or it has ended."""
+        try:
+            return cgroup.of_process(pid) == self._layout.agent
+        except ProcessLookupError:
+            return True
 
     def _exited(self, event: Exited) -> None:
         call = self._tracker.call_of(event.pid)
@@ -140,6 +150,7 @@ class Follower:
 
     def resync(self) -> None:
         """Read anew where the session's processes are: the way back from lost events."""
+        self._drain()  # what events tell in time need not be guessed
         seen = set()
         for call, leaf in self._calls.leaves().items():
             for pid in cgroup.processes(leaf):
@@ -150,7 +161,8 @@ class Follower:
             seen.add(pid)
             if not self._tracker.knows(pid):
                 self._source.watch_exit(pid)  # its birth may have been before anybody looked
-                self._find_place(pid, started=True)
+                if process.parent(pid) is not None:  # else it has ended meanwhile: events tell of it
+                    self._find_place(pid, time.monotonic_ns())
             elif (late := self._tracker.call_of(pid)) is not None:
                 self._calls.placement.misplaced(late, pid)
             else:
@@ -163,17 +175,17 @@ class Follower:
         self._calls.share.ask_again()
         self._calls.check_all()
 
-    def _find_place(self, pid: int, started: bool = False) -> None:
+    def _find_place(self, pid: int, started_ns: int | None = None) -> None:
         """A process in the agent domain that no event told of: its ancestors say whose it is.
 
-        ``started``: it is known to run a program of its own.
+        ``started_ns``: when it started a program of its own, where that is known.
         """
         now = time.monotonic_ns()
         ancestor = self._known_ancestor(pid)
         if not ancestor and self._outsiders_call:
-            if started:
+            if started_ns is not None:
                 facts = process.facts(pid, self.stdio_of)
-                self._calls.begin(self._tracker.declare(pid, now, "started from outside", facts))
+                self._calls.begin(self._tracker.declare(pid, started_ns, "started from outside", facts))
             return
         if not ancestor and (theirs := self._call_that_runs(process.command_line(pid))) is not None:
             # Of an orphan, nobody can say any more who forked it; what it runs, that call runs too.

@@ -147,7 +147,6 @@ class Governor:
         # What was kept ready was for the next calls.
         self._tracker.next_call = max(self._tracker.next_call, *ready[:1], 1)
         await self._source.begun()
-        self.drain()  # what was seen while nobody was there
         self.follower.resync()
 
     # Events

@@ -135,6 +135,10 @@ class Layout:
                 self._given[leaf] = limits
                 self._spares.add(leaf)
 
+    def give_back(self, leaf: Path) -> None:
+        """Remove a leaf that kept the record of its call for the next daemon, when that will not be told of the call again."""
+        self._source.when_acted(lambda: cgroup.remove(leaf))
+
     def is_spare(self, leaf: Path) -> bool:
         """Whether the leaf is one that is kept ready here."""
         return leaf in self._spares

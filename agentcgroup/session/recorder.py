@@ -88,7 +88,9 @@ class Recorder:
         """The record of a call that is over; of one that ended under an earlier governor, it is what that left with the leaf."""
         if self._writer is not None:
             totals = totals_of(row) if row["kind"] == "tool" else ()
-            self._writer.call_ended(self._session, row, totals, partial(cgroup.remove, leaf) if leaf else None)
+            loop = asyncio.get_running_loop()
+            then = partial(loop.call_soon_threadsafe, self._layout.give_back, leaf) if leaf else None
+            self._writer.call_ended(self._session, row, totals, then)
         elif leaf is not None:
             cgroup.remove(leaf)
 

@@ -156,6 +156,10 @@ class Source:
     def acted(self, position: int) -> None:
         """What was drained before ``position`` has had its effect: a reader that comes after this one need not have it again."""
 
+    def when_acted(self, do: Callable[[], object]) -> None:
+        """Do something when no reader that comes after this one will have again what was drained until now."""
+        do()
+
     def watch_agent(self, cgroup: Path) -> None:
         """The programs that start in this cgroup are tool calls, or the agent's own."""
 

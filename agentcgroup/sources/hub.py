@@ -8,8 +8,10 @@ from pathlib import Path
 from agentcgroup.cgroup import number
 from agentcgroup.sources import Counts, Event, Lost, Source
 
-_PATIENCE_S = 10.0
-"""For the sessions of an earlier daemon to be found."""
+_PATIENCE_S = 60.0
+"""For the sessions of an earlier daemon to be found: what is longer than whatever they wait for (a container engine, a container that
+forks), as what is taken out before one is there is lost to it.
+"""
 
 
 class Hub:
@@ -27,6 +29,8 @@ class Hub:
         self._all_known = self._paused = False
         self._behind: dict[Part, int] = {}
         """Parts with events that wait, oldest first, and where the source was before the first of these."""
+        self._then: deque[tuple[int, Callable[[], object]]] = deque()
+        """What is to be done when the source is told that all before a position was acted upon."""
         self._before = 0
         self.begun = asyncio.Event()
         self._patience = asyncio.get_running_loop().call_later(_PATIENCE_S, self._begin)
@@ -116,8 +120,17 @@ class Hub:
 
     def acted(self) -> None:
         """Whatever was handed out and does not wait has had its effect; said between callbacks only, when nothing is half done."""
-        if not self._paused:
-            self.source.acted(next(iter(self._behind.values()), self.source.position()))
+        if self._paused:
+            return
+        until = next(iter(self._behind.values()), self.source.position())
+        self.source.acted(until)
+        while self._then and self._then[0][0] <= until:
+            self._then.popleft()[1]()
+
+    def when_acted(self, do: Callable[[], object]) -> None:
+        """Do something when all that was handed out until now has had its effect; it may still wait with another part."""
+        self._then.append((self.source.position(), do))
+        self.acted()
 
 
 class Part(Source):
@@ -166,6 +179,9 @@ class Part(Source):
         while self._pending:
             deliver(self._pending.popleft())
         self._hub.is_abreast(self)
+
+    def when_acted(self, do: Callable[[], object]) -> None:
+        self._hub.when_acted(do)
 
     def watch_agent(self, cgroup: Path) -> None:
         self._route(number(cgroup))

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from hypothesis import given
@@ -155,7 +156,13 @@ def test_the_source_is_told_how_far_all_have_acted_and_never_further(steps: list
     folders = [Path(name) for name in ("/etc", "/usr", "/var")]
 
     async def run() -> None:
-        feed, done = Feed(), set[int]()
+        feed, done, called = Feed(), set[int](), list[int]()
+
+        def check(handed_out: int) -> None:
+            called.append(handed_out)
+            assert set(range(handed_out)) <= done
+            assert feed.told >= handed_out
+
         hub, beginning = Hub(feed), list[asyncio.Future[None]]()
         for at, folder in enumerate(folders):
             part = hub.part()
@@ -175,11 +182,13 @@ def test_the_source_is_told_how_far_all_have_acted_and_never_further(steps: list
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
             assert set(range(feed.told)) <= done
+            hub.when_acted(partial(check, feed.drained))
         for _ in range(5):
             await asyncio.sleep(0)
         assert set(range(feed.told)) <= done
         if all(who < 2 for who, _ in steps):
             assert feed.told == len(steps)
+            assert len(called) == len(steps)
         hub.close()
 
     asyncio.run(run())
