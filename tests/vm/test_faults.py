@@ -18,6 +18,7 @@ _TOLD_PER_SECOND = 16 / 0.134
 """What a leaf may say at most."""
 
 
+@pytest.mark.one_kernel
 def test_leaves_that_vanish_are_made_again(tmp_path: Path) -> None:
     spares = f"{SLICE}/agentcgroup-*/tools/tool-[2-9]"
     calls = [{"command": f"rmdir {spares}"}, *[{"command": "sleep 0.5; cat /proc/self/cgroup; true"}] * 3]
@@ -30,6 +31,7 @@ def test_leaves_that_vanish_are_made_again(tmp_path: Path) -> None:
     assert_nothing_left()
 
 
+@pytest.mark.one_kernel
 def test_a_session_stopped_by_systemd_ends_in_order(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     agent = [sys.executable, "-c", "import subprocess; subprocess.run('sleep 60; true', shell=True, stdout=subprocess.PIPE)"]
@@ -45,6 +47,7 @@ def test_a_session_stopped_by_systemd_ends_in_order(tmp_path: Path) -> None:
     assert_nothing_left()
 
 
+@pytest.mark.one_kernel
 def test_a_governor_that_stood_still_catches_up(tmp_path: Path) -> None:
     """Calls begin, fork, and end while nobody reads; afterwards all are where they belong, and recorded."""
     report = tmp_path / "report.json"

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from agentcgroup.host.arbiter import NAME, SOCKET
-from tests.vm.harness import AGENTS, EVENTS, SLICE, assert_nothing_left, command
+from tests.vm.harness import AGENTS, SLICE, assert_nothing_left, command
 
 pytestmark = pytest.mark.outer_kernels
+
+HINT = "AGENT_RESOURCE_HINT=memory:450M"
 HOST_MIB = 700
 
 
@@ -63,8 +65,14 @@ def deeds(report: dict[str, Any], what: str) -> list[dict[str, Any]]:
     return [deed for call in report["calls"] for deed in call["deeds"] if deed["what"].startswith(what)]
 
 
-@EVENTS
-@pytest.mark.parametrize("hint", [pytest.param("", marks=pytest.mark.one_kernel), "AGENT_RESOURCE_HINT=memory:450M"])
+@pytest.mark.parametrize(
+    ("events", "hint"),
+    [
+        ("bpf", HINT),
+        pytest.param("bpf", "", marks=pytest.mark.one_kernel),
+        pytest.param("connector", HINT, marks=pytest.mark.one_kernel),
+    ],
+)
 def test_two_bursts_that_do_not_fit_at_once_both_finish(
     tmp_path: Path, hog: str, small_host: None, events: str, hint: str
 ) -> None:
@@ -109,7 +117,7 @@ def test_nobody_stays_frozen_when_the_host_process_dies(tmp_path: Path, hog: str
     begun = tmp_path / "begun"
     first = start(tmp_path, "first", f": >{begun}; " + tool(hog, 420, 15), "--memory", "1G", "--priority", "high")
     # Frozen for what it says that it needs; let go by the host process's death, both do fit.
-    call = tool(hog, 180, 0.01, "AGENT_RESOURCE_HINT=memory:450M")
+    call = tool(hog, 180, 0.01, HINT)
     after = f"until [ -e {begun} ]; do sleep 0.1; done; sleep 1; "
     second = start(tmp_path, "second", after + call, "--memory", "1G", "--priority", "low")
     wait_until_frozen()
@@ -139,6 +147,7 @@ def read(path: Path) -> bytes:
         return b""
 
 
+@pytest.mark.one_kernel
 def test_when_waiting_can_not_help_one_is_stopped_and_its_agent_is_told(tmp_path: Path, steps: str, small_host: None) -> None:
     """Each has half and wants all: the one of the lower priority goes."""
     agent = f"{steps} 330:4 600:1 >{tmp_path}/out 2>{tmp_path}/told"
