@@ -46,7 +46,7 @@ def offsets(layout: struct.Struct) -> list[int]:
     [
         ("monitor", "event", records.RECORD, records.Record._fields),
         ("monitor", "place", records.PLACE, records.Place._fields),
-        ("monitor", "tracked", records.TRACKED, ("released", "padding")),
+        ("monitor", "tracked", records.TRACKED, ("released", "padding", "exec_id")),
         ("monitor", "grant", records.GRANT, ("ask_at_bytes", "asked", "padding")),
         ("monitor", "settings", records.SETTINGS, records.Settings._fields),
         ("monitor", "counts", records.COUNTS, records.Counts._fields),
