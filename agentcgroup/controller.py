@@ -85,9 +85,10 @@ class ProcessesRefused:
 
 @dataclass(frozen=True, slots=True)
 class KernelKilled:
-    """The kernel's out-of-memory killer was faster than we."""
+    """The kernel's out-of-memory killer was faster than we; the most that the call held, in bytes."""
 
     call: int
+    peak: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ Event = (
 
 # Actions
 
-Reason = Literal["memory", "budget", "time", "processes", "kernel", "room", "stalled"]
+Reason = Literal["memory", "budget", "time", "processes", "kernel", "session", "room", "stalled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,8 +267,7 @@ class Controller:
         if isinstance(event, NoRoom):
             notice = self._notice("room", state, event.held, event.capacity)
             return self._stop(event.call, state, notice, now_s, event.why)
-        notice = self._notice("kernel", state, state.limits.memory_max_bytes, state.limits.memory_high_bytes)
-        return self._tell_once(event.call, state, notice)
+        return self._killed(event, state)
 
     def next_deadline(self) -> float | None:
         """When ``Tick`` is due next, in the time of ``step``; None while nothing is timed."""
@@ -346,6 +346,14 @@ class Controller:
         state.sunk = next((divisor for from_s, divisor in SINKS if used_s >= from_s), 1)
         return self._limits_changed(call, state, f"used {used_s:.0f} s of processor time while others wait")
 
+    def _killed(self, event: KernelKilled, state: _Call) -> list[Action]:
+        """Below its own limit it is killed only where the session's memory is full."""
+        if event.peak >= (limit := state.limits.memory_high_bytes):
+            notice = self._notice("kernel", state, event.peak, limit)
+        else:
+            notice = self._notice("session", state, event.peak, self._budget.session)
+        return self._tell_once(event.call, state, replace(notice, stopped=True))
+
     def _processes_refused(self, call: int, state: _Call, now_s: float) -> list[Action]:
         limit = state.limits.processes or 0
         if state.granted.on_processes == "kill":
@@ -390,7 +398,7 @@ class Controller:
     def _notice(self, reason: Reason, state: _Call, used: float, limit: float) -> Notice:
         more = self._budget.tools_high > state.limits.memory_high_bytes
         return Notice(
-            reason, reason == "kernel", state.granted.name, used, limit, state.granted.expected_bytes,
+            reason, False, state.granted.name, used, limit, state.granted.expected_bytes,
             self._budget.tools_high if more else None,
         )  # fmt: skip
 

@@ -54,6 +54,9 @@ def _happened(notice: Notice) -> str:
                 f"{format_duration(notice.used)}.")  # fmt: skip
     if notice.reason == "kernel":
         return f"the kernel killed this command for memory: it reached {format_size(notice.used)}, its limit is {format_size(notice.limit)}."
+    if notice.reason == "session":
+        return (f"the kernel killed this command for memory: the {format_size(notice.limit)} of this session, agent and commands "
+                f"together, were taken; it held up to {format_size(notice.used)}.")  # fmt: skip
     if notice.reason == "time":
         ran = f"it ran for {format_duration(notice.used)}, its limit is {format_duration(notice.limit)}"
         return f"{stopped}: {ran}." if notice.stopped else f"this command takes long: {ran}."
@@ -70,7 +73,7 @@ def _advice(notice: Notice) -> list[str]:
         return ["try fewer parallel jobs (for example -j 2)."]
     advice = ["the agent and its other commands are not affected."] if notice.stopped else []
     narrower = "try a narrower scope: fewer tests, files or parallel jobs at a time"
-    if notice.reason in ("budget", "room"):
+    if notice.reason in ("budget", "session", "room"):
         return [*advice, narrower + ", or run it again when less else runs."]
     if notice.reason == "stalled":
         return [*advice, narrower + "."]

@@ -246,7 +246,10 @@ class Calls:
         if not live.killed:
             live.killed = True
             self._acts.deed(live, "killed by the kernel", "out of memory")
-            self._step(ctl.KernelKilled(live.record.call))
+            peak = 0
+            with contextlib.suppress(cgroup.CgroupError):
+                peak = int(cgroup.read(live.leaf, "memory.peak")) if live.leaf else 0
+            self._step(ctl.KernelKilled(live.record.call, peak))
 
     def news(self, event: Emptied | HintSeen | MemoryNews | Grown | Victim | Waited) -> None:
         """What the kernel tells of a leaf: its end, a hint at a program's start, its memory."""

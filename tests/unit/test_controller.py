@@ -137,7 +137,20 @@ def test_told_once_of_each_thing() -> None:
     controller = started()
     assert len(controller.step(ctl.ProcessesRefused(1), 1.0)) == 1
     assert controller.step(ctl.ProcessesRefused(1), 1.1) == []
-    assert len(controller.step(ctl.KernelKilled(1), 1.2)) == 1
+    assert len(controller.step(ctl.KernelKilled(1, 0), 1.2)) == 1
+
+
+def test_a_kill_by_the_kernel_below_the_calls_own_limit_is_the_sessions() -> None:
+    limit = started().limits_of(1)
+    assert limit is not None
+    for peak, reason, allowed in (
+        (limit.memory_high_bytes, "kernel", limit.memory_high_bytes),
+        (limit.memory_high_bytes - 1, "session", BUDGET.session),
+    ):
+        [tell] = started().step(ctl.KernelKilled(1, peak), 1.0)
+        assert isinstance(tell, ctl.Tell)
+        assert tell.notice.stopped
+        assert (tell.notice.reason, tell.notice.used, tell.notice.limit) == (reason, peak, allowed)
 
 
 CALLS = st.integers(1, 4)
@@ -152,7 +165,7 @@ EVENTS = st.one_of(
     st.builds(ctl.Measured, CALLS, USAGES),
     st.builds(ctl.BudgetCrossed, st.dictionaries(CALLS, USAGES)),
     st.builds(ctl.ProcessesRefused, CALLS),
-    st.builds(ctl.KernelKilled, CALLS),
+    st.builds(ctl.KernelKilled, CALLS, SIZES),
     st.builds(ctl.NoRoom, CALLS, SIZES, SIZES, st.floats(0, 100), st.just("why")),
     st.builds(ctl.Stalled, CALLS, st.floats(0, 1000)),
     st.builds(ctl.Computed, st.dictionaries(CALLS, st.floats(0, 100))),

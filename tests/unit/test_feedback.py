@@ -24,7 +24,7 @@ def test_no_hint_is_recommended_where_none_would_help() -> None:
     assert "AGENT_RESOURCE_HINT" not in text
 
 
-@pytest.mark.parametrize("reason", ["memory", "budget", "time", "processes", "kernel", "room", "stalled"])
+@pytest.mark.parametrize("reason", ["memory", "budget", "time", "processes", "kernel", "session", "room", "stalled"])
 @pytest.mark.parametrize("stopped", [True, False])
 def test_json_is_one_line_with_the_same_figures(reason: Reason, stopped: bool) -> None:
     data = render(Notice(reason, stopped, "x", 10.0, 5.0, most=7), as_json=True)

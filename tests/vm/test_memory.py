@@ -54,7 +54,8 @@ def test_a_hint_inside_the_command_text_raises_the_limit_of_a_call_that_fails_wi
 
 @pytest.mark.one_kernel
 def test_a_hint_never_gets_more_than_the_session_has(hog: str, tmp_path: Path) -> None:
-    done, said = script(tmp_path, [{"command": f"AGENT_RESOURCE_HINT=memory:50g {hog} 900"}], "--memory", "400M")
+    text = f"sleep 0.5; AGENT_RESOURCE_HINT=memory:50g {hog} 900"  # it sleeps first: as above
+    done, said = script(tmp_path, [{"command": text}], "--memory", "400M")
     assert said[0]["returncode"] == -9
     assert done.calls[0]["limits"]["memory_max_bytes"] <= done.report["budget"]["tools_max"]
     assert "agentcgroup: this command was stopped" in said[0]["stderr"]
