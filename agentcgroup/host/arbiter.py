@@ -9,7 +9,7 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from agentcgroup import cgroup, systemd
@@ -21,7 +21,7 @@ from agentcgroup.host.enforcement import Enforcement
 from agentcgroup.policy import HostRule
 from agentcgroup.schedule import events as ev
 from agentcgroup.schedule.scheduler import Scheduler
-from agentcgroup.session.places import AGENT, RUN, TOOLS, let_go
+from agentcgroup.session.places import AGENT, RUN, leaf_of, let_go
 
 SOCKET = RUN / "host.sock"
 _LOCK = RUN / "host.lock"
@@ -33,7 +33,9 @@ NAME = "agentcg-host"
 _LINGER_S = 2.0
 """It ends when there has been no session for this long."""
 _STALE_S = 0.1
-"""How old the figure of what is left for calls may be when one of them wants more."""
+"""How old the figure of what is left for calls may be when one of them wants more,"""
+_REST = 20
+"""or so many times what it took to measure it, if that is longer: with many calls, too, it takes a twentieth of a processor at most."""
 
 
 class Arbiter:
@@ -46,7 +48,8 @@ class Arbiter:
         self._places: dict[str, Path] = {}
         self._enforcement = Enforcement()
         self._scheduler = Scheduler(rule, 0)
-        self._measured_at = 0.0
+        self._protected: dict[str, int] = {}
+        self._stale_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._linger: asyncio.TimerHandle | None = None
         self.over = asyncio.Event()
@@ -64,8 +67,7 @@ class Arbiter:
             self._enforcement.join(name, hello.enforcer, lambda word: writer.write(wire.encode(word)))
             if self._linger is not None:
                 self._linger.cancel()
-            self._protect()
-            self._step(self._capacity())
+            self._protect(name)
             self._step(hello.began)
             while line := await reader.readline():
                 event = wire.decode_event(line)
@@ -75,7 +77,7 @@ class Arbiter:
                     break
                 self._step(event)
                 if isinstance(event, ev.PriorityChanged):
-                    self._protect()
+                    self._protect(name)
         except (ValueError, ConnectionError):
             pass  # whoever it was does not speak our language
         finally:
@@ -90,8 +92,7 @@ class Arbiter:
         with contextlib.suppress(AgentCgroupError, OSError):
             let_go(self._places.pop(name))
         self._step(ev.SessionEnded(name))
-        self._step(self._capacity())
-        self._protect()
+        self._protect(name)
         if not self._governors:
             self._wait_for_sessions()
 
@@ -101,16 +102,18 @@ class Arbiter:
 
     def change(self, rule: HostRule) -> None:
         """Another rule for the host, from now on."""
-        self._rule = rule
+        self._rule, self._stale_at = rule, 0.0
         self._scheduler.change(rule)
-        self._step(self._capacity())
+        self._step(ev.Tick())
 
-    def _protect(self) -> None:
-        """The kernel honours what sessions protect from reclaim only as far as their parent protects it, too."""
-        base = cgroup.mount_point() / systemd.SLICE
+    def _protect(self, name: str) -> None:
+        """A session is new, changed or gone.  The kernel honours what it protects from reclaim only as far as its parent does, too."""
+        base, place = _base(), self._places.get(name)
+        self._protected.pop(name, None)
         with contextlib.suppress(cgroup.CgroupError):
-            below = (int(cgroup.read(place, "memory.low")) for place in self._places.values() if place.parent == base)
-            cgroup.write(base, "memory.low", sum(below))
+            if place is not None and place.parent == base:
+                self._protected[name] = int(cgroup.read(place, "memory.low"))
+            cgroup.write(base, "memory.low", sum(self._protected.values()))
 
     def _wait_for_sessions(self) -> None:
         if self._linger_s is not None:
@@ -118,8 +121,10 @@ class Arbiter:
 
     def _step(self, event: ev.Event) -> None:
         now = time.monotonic()
-        if isinstance(event, (ev.Wants, ev.Tick)) and now > self._measured_at + _STALE_S:
+        if now > self._stale_at and isinstance(event, (ev.SessionBegan, ev.SessionEnded, ev.Wants, ev.Tick)):
             self._do(self._scheduler.step(self._capacity(), now))
+            measured = time.monotonic()
+            self._stale_at = measured + max(_STALE_S, _REST * (measured - now))
         self._do(self._scheduler.step(event, now))
         if self._timer is not None:
             self._timer.cancel()
@@ -135,38 +140,47 @@ class Arbiter:
 
     def _capacity(self) -> ev.Capacity:
         """What all calls may hold together: the budget, less the reserve, less what is held and is no call's."""
-        self._measured_at = time.monotonic()
         budget = host_budget(self._rule)
         reserve = amount(self._rule.reserve, budget)
         # Other programs on this host may leave less than the budget.
-        total = min(budget - _no_calls(list(self._places.values())), _available() + self._scheduler.held) - reserve
+        total = min(budget - self._no_calls(), _available() + self._scheduler.held) - reserve
         # The rest is for what calls take before they can be stopped: a full host would evict its programs' own pages.
         return ev.Capacity(max(0, total), reserve * 3 // 4)
 
+    def _no_calls(self) -> int:
+        """Bytes that sessions hold beside their live calls: the agents, and what calls left that have ended.
 
-def _no_calls(sessions: list[Path]) -> int:
-    """Bytes that sessions hold beside their live calls: the agents, and what calls left that have ended."""
-    base = cgroup.mount_point() / systemd.SLICE
-    elsewhere = agents = calls = 0
-    for place in sessions:
-        with contextlib.suppress(cgroup.CgroupError):
-            if place.parent != base:  # a container
-                elsewhere += cgroup.working_set(place / AGENT)
-                continue
-            agents += cgroup.working_set(place / AGENT)
-        for leaf in (place / TOOLS).glob("tool-*"):
-            with contextlib.suppress(cgroup.CgroupError):
-                calls += int(cgroup.read(leaf, "memory.current"))
+        Of the sessions in our slice it is what the slice holds, less the calls: nothing is read of one that runs no call.
+        """
+        base = _base()
+        calls = sum(_holds(leaf) for leaf in self._leaves() if base in leaf.parents)
+        containers = sum(_holds(place / AGENT) for place in self._places.values() if place.parent != base)
+        return max(0, _holds(base) - calls) + containers
+
+    def _leaves(self) -> Iterator[Path]:
+        """Of all live calls."""
+        for session, call in self._scheduler.live():
+            if (place := self._places.get(session)) is not None:
+                yield leaf_of(place, call)
+
+
+def _base() -> Path:
+    """The slice that all sessions are in but those of containers."""
+    return cgroup.mount_point() / systemd.SLICE
+
+
+def _holds(place: Path) -> int:
+    """Bytes that a cgroup's processes would miss; 0 of one that is gone."""
     with contextlib.suppress(cgroup.CgroupError):
-        agents = max(agents, cgroup.working_set(base) - calls)
-    return agents + elsewhere
+        return cgroup.working_set(place)
+    return 0
 
 
 def host_budget(rule: HostRule) -> int:
     """The memory for all sessions together, in bytes: the policy's share of the host, or the slice's own limit if that is lower."""
     budget = amount(rule.memory, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     try:
-        limit = cgroup.read(cgroup.mount_point() / systemd.SLICE, "memory.max")
+        limit = cgroup.read(_base(), "memory.max")
     except cgroup.CgroupError:
         limit = cgroup.MAX
     return budget if limit == cgroup.MAX else min(budget, int(limit))

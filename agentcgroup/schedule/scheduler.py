@@ -13,6 +13,7 @@ moment.  Where this was too hopeful and those who could free memory all wait for
 import heapq
 from bisect import insort
 from collections import deque
+from collections.abc import KeysView
 from itertools import count
 
 from agentcgroup.classify import amount
@@ -90,6 +91,10 @@ class Scheduler:
     def change(self, rule: HostRule) -> None:
         """Another rule, for what happens from now on."""
         self._rule = rule
+
+    def live(self) -> KeysView[Key]:
+        """All calls that have begun and not ended."""
+        return self._calls.keys()
 
     @property
     def held(self) -> int:

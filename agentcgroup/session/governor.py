@@ -28,7 +28,7 @@ from agentcgroup.session.control import Request, listen
 from agentcgroup.session.follow import Follower
 from agentcgroup.session.layout import Layout
 from agentcgroup.session.marks import mark, marked
-from agentcgroup.session.places import lift
+from agentcgroup.session.places import leaves_in, lift
 from agentcgroup.session.recorder import Recorder
 from agentcgroup.session.report import build_report
 from agentcgroup.session.snapshot import snapshot
@@ -132,7 +132,7 @@ class Governor:
 
     async def take_up(self) -> None:
         """Find what runs already, and what an earlier governor of this session left."""
-        theirs = {int(leaf.name.removeprefix("tool-")): leaf for leaf in self._layout.tools.glob("tool-*")}
+        theirs = leaves_in(self._layout.top)
         ready = []
         for call, leaf in sorted(theirs.items()):
             facts = marked(leaf)

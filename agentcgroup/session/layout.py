@@ -14,7 +14,7 @@ from pathlib import Path
 from agentcgroup import cgroup, systemd
 from agentcgroup.classify import Budget
 from agentcgroup.model import Limits, Priority
-from agentcgroup.session.places import AGENT, KEEPER, TOOLS, session_cgroup
+from agentcgroup.session.places import AGENT, KEEPER, TOOLS, leaf_of, session_cgroup
 from agentcgroup.sources import Source
 
 _TOOLS_CPU_WEIGHT = 100
@@ -104,7 +104,7 @@ class Layout:
 
     def take_leaf(self, call: int) -> Path:
         """A leaf for a call: a spare one if there is one of its number, else a new one."""
-        leaf = self.tools / f"tool-{call}"
+        leaf = leaf_of(self.top, call)
         if leaf in self._spares:
             self._spares.remove(leaf)
         else:
@@ -123,7 +123,7 @@ class Layout:
 
     def prepare(self, next_call: int, limits: Limits) -> None:
         """Have the leaves of the next calls ready, so that making them is not on those calls' way."""
-        wanted = {self.tools / f"tool-{call}" for call in range(next_call, next_call + _SPARES)}
+        wanted = {leaf_of(self.top, call) for call in range(next_call, next_call + _SPARES)}
         for leaf in self._spares - wanted:
             self._drop(leaf)
         for leaf in wanted - self._spares:

@@ -24,6 +24,7 @@ DAEMON_SOCKET = RUN / "control.sock"
 AGENT = "agent"
 TOOLS = "tools"
 KEEPER = "keeper"
+_LEAF = "tool-"
 PLAN = "plan.json"
 """In the folder of a session that the daemon runs: what the next daemon needs."""
 CONTAINER = "cgroup"
@@ -46,6 +47,16 @@ def check_name(name: str) -> str:
 def session_cgroup(name: str) -> Path:
     """The session's own cgroup, existing or not."""
     return cgroup.mount_point() / systemd.SLICE / systemd.scope_name(name)
+
+
+def leaf_of(top: Path, call: int) -> Path:
+    """The cgroup of a call, existing or not, in the session that has ``top``."""
+    return top / TOOLS / f"{_LEAF}{call}"
+
+
+def leaves_in(top: Path) -> dict[int, Path]:
+    """The cgroups of calls that there are, ended ones and those that are kept ready included."""
+    return {int(leaf.name.removeprefix(_LEAF)): leaf for leaf in (top / TOOLS).glob(_LEAF + "*")}
 
 
 def name_of(path: Path) -> str | None:

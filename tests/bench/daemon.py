@@ -28,6 +28,8 @@ BUSY = 8
 """Sessions that start calls at the same time."""
 FEW = 200
 """Calls of the one agent whose cost is measured beside many sessions."""
+GROWS = "dd if=/dev/zero of=/dev/null bs=24M count=1 2>&-"
+"""A call that has to ask for memory, and whose agent's host has to be measured."""
 MEMORY = 64 << 20
 
 
@@ -52,7 +54,8 @@ class Session:
     def end(self) -> dict[str, Any]:
         """Wait for the agent's end; the session's report."""
         self.stub.wait()
-        self._link.sendall(b'{"exit": 0}\n')
+        with contextlib.suppress(BrokenPipeError):  # it has waited for that long enough
+            self._link.sendall(b'{"exit": 0}\n')
         answer = json.loads(self._lines.readline())
         self.leave()
         return dict(answer["report"])
@@ -71,8 +74,10 @@ def daemon() -> Iterator[int]:
         while not DAEMON_SOCKET.exists():
             time.sleep(0.1)
         time.sleep(5)  # its enforcer is in force by then
-        yield process.pid
-        process.send_signal(signal.SIGTERM)
+        try:
+            yield process.pid
+        finally:
+            process.send_signal(signal.SIGTERM)
 
 
 def cpu_s(pid: int) -> float:
@@ -90,16 +95,16 @@ def figures(pid: int) -> dict[str, float]:
     }
 
 
-def agent(calls: int) -> str:
-    return f"i=0; while [ $i -lt {calls} ]; do /bin/true; i=$((i+1)); done"
+def agent(calls: int, command: str = "/bin/true") -> str:
+    return f"i=0; while [ $i -lt {calls} ]; do {command}; i=$((i+1)); done"
 
 
 def many_calls() -> dict[str, Any]:
-    points = sorted({min(CALLS, point) for point in (0, 1000, 10_000, CALLS)})
-    seen: list[dict[str, float]] = []
+    points = sorted({min(CALLS, point) for point in (1000, 10_000, CALLS)})
     with daemon() as pid:
         running = [Session(f"busy-{number}", agent(CALLS // BUSY)) for number in range(BUSY)]
         began = time.monotonic()
+        seen = [{"calls": 0, "after, s": 0.0, **figures(pid)}]
         for one in running:
             one.go()
         while points:
@@ -126,14 +131,12 @@ def many_calls() -> dict[str, Any]:
 def beside(idle: int) -> dict[str, float]:
     """Milliseconds of the daemon's processor time for each call of one agent, beside so many idle sessions."""
     with daemon() as pid:
-        others = [Session(f"idle-{number}", "sleep 3600") for number in range(idle)]
-        for one in others:
-            one.go()
+        others = [Session(f"idle-{number}", "") for number in range(idle)]
         time.sleep(10)
         before = cpu_s(pid)
         time.sleep(10)
         idle_cpu_s = (cpu_s(pid) - before) / 10
-        one = Session("measured", agent(FEW))
+        one = Session("measured", agent(FEW, GROWS))
         before = cpu_s(pid)
         began = time.monotonic()
         one.go()
