@@ -147,6 +147,8 @@ def beside(idle: int) -> dict[str, float]:
         one.end()
         for other in others:
             other.leave()
+        while sessions():  # the next daemon would have to end them
+            time.sleep(1)
     print(f"beside {idle} idle sessions: {each_ms:.2f} ms for each call; idle {100 * idle_cpu_s:.2f} % of a processor, "
           f"RSS {facts['RSS, MiB']:.0f} MiB, {facts['descriptors']:.0f} descriptors", flush=True)  # fmt: skip
     return {"sessions": idle + 1, "cpu_ms_per_call": each_ms, "idle_cpu": idle_cpu_s, **facts}
@@ -155,8 +157,8 @@ def beside(idle: int) -> dict[str, float]:
 def main(file: Path, rounds: int) -> None:
     done: list[dict[str, Any]] = []
     for _ in range(rounds):
-        sizes = [beside(0), beside(SESSIONS - 1)] if SESSIONS else []
         calls = many_calls() if CALLS else {}
+        sizes = [beside(0), beside(SESSIONS - 1)] if SESSIONS else []
         done.append({"calls": calls, "sessions": sizes})
         if sizes:
             print(f"cost of an event, {SESSIONS} sessions / 1: {sizes[1]['cpu_ms_per_call'] / sizes[0]['cpu_ms_per_call']:.2f}")
