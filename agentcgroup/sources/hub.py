@@ -1,6 +1,8 @@
 """One source for many sessions: the daemon attaches to the kernel once, and each session gets what happened in its cgroups."""
 
 import asyncio
+import math
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,9 @@ _PATIENCE_S = 60.0
 """For the sessions of an earlier daemon to be found: what is longer than whatever they wait for (a container engine, a container that
 forks), as what is taken out before one is there is lost to it.
 """
+
+_TURN_S = 0.02
+"""A session that has more to take in than this goes on after the others: what they wait, and the service manager, must not add up."""
 
 
 class Hub:
@@ -28,10 +33,11 @@ class Hub:
         self._coming: set[Part] = set()
         self._all_known = self._paused = False
         self._behind: dict[Part, int] = {}
-        """Parts with events that wait, oldest first, and where the source was before the first of these."""
+        """Parts with events that wait, and where the source was before the first of these."""
         self._then: deque[tuple[int, Callable[[], object]]] = deque()
         """What is to be done when the source is told that all before a position was acted upon."""
-        self._before = 0
+        self.before = 0
+        """Where the source was before what was handed out last."""
         self.begun = asyncio.Event()
         self._patience = asyncio.get_running_loop().call_later(_PATIENCE_S, self._begin)
 
@@ -107,22 +113,21 @@ class Hub:
     def refresh(self) -> None:
         """Hand out what waits in the source now."""
         if self.begun.is_set() and not self._paused:
-            self._before = self.source.position()
+            self.before = self.source.position()
             self.source.drain(self._deliver)
 
-    def is_behind(self, part: "Part") -> None:
-        """The part has events that wait."""
-        self._behind.setdefault(part, self._before)
-
-    def is_abreast(self, part: "Part") -> None:
-        """It has none any more."""
-        self._behind.pop(part, None)
+    def is_behind(self, part: "Part", since: int | None) -> None:
+        """The part has events that wait, the first since the source was there; None: it has none any more."""
+        if since is None:
+            self._behind.pop(part, None)
+        else:
+            self._behind[part] = since
 
     def acted(self) -> None:
         """Whatever was handed out and does not wait has had its effect; said between callbacks only, when nothing is half done."""
         if self._paused:
             return
-        until = next(iter(self._behind.values()), self.source.position())
+        until = min(self._behind.values(), default=self.source.position())
         self.source.acted(until)
         while self._then and self._then[0][0] <= until:
             self._then.popleft()[1]()
@@ -140,7 +145,9 @@ class Part(Source):
         self._hub, self._source = hub, hub.source
         self.name = hub.source.name
         self.sees_inside, self.sees_memory = hub.source.sees_inside, hub.source.sees_memory
-        self._pending: deque[Event] = deque()
+        self._pending: deque[tuple[int, Event]] = deque()
+        """Each with where the source was before it."""
+        self._turn_ends = math.inf
         self._cgroups: set[int] = set()
         self._callback: Callable[[], None] | None = None
         self._called = False
@@ -162,23 +169,34 @@ class Part(Source):
 
     def take(self, event: Event) -> None:
         """An event of this session; whoever drains is called once for all that come together."""
-        self._pending.append(event)
-        self._hub.is_behind(self)
-        if not self._called and self._callback is not None:
+        self._pending.append((self._hub.before, event))
+        self._hub.is_behind(self, self._pending[0][0])
+        self._call_soon()
+
+    def _call_soon(self) -> None:
+        if self._pending and not self._called and self._callback is not None:
             self._called = True
             asyncio.get_running_loop().call_soon(self._call)
 
     def _call(self) -> None:
+        """The session's turn; what is left when it has lasted long enough is for its next one."""
         self._called = False
         if self._callback is not None and self._pending:
-            self._callback()
+            self._turn_ends = time.monotonic() + _TURN_S
+            try:
+                self._callback()
+            finally:
+                self._turn_ends = math.inf
+                self._call_soon()
         self._hub.acted()
 
     def drain(self, deliver: Callable[[Event], None]) -> None:
         self._hub.refresh()
         while self._pending:
-            deliver(self._pending.popleft())
-        self._hub.is_abreast(self)
+            deliver(self._pending.popleft()[1])
+            if time.monotonic() > self._turn_ends:
+                break
+        self._hub.is_behind(self, self._pending[0][0] if self._pending else None)
 
     def when_acted(self, do: Callable[[], object]) -> None:
         self._hub.when_acted(do)

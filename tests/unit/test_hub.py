@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -150,9 +151,12 @@ def test_nothing_is_taken_out_before_all_sessions_of_an_earlier_daemon_are_there
     assert asyncio.run(run()) == [(2, []), (2, []), (2, []), (0, seen)]
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=30))
-def test_the_source_is_told_how_far_all_have_acted_and_never_further(steps: list[tuple[int, bool]]) -> None:
-    """Each step is an event for one of three sessions, and whether the loop runs before the next; one session is slow."""
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=30), st.sampled_from([-1.0, 10.0]))
+def test_the_source_is_told_how_far_all_have_acted_and_never_further(steps: list[tuple[int, bool]], turn_s: float) -> None:
+    """Each step is an event for one of three sessions, and whether the loop runs before the next; one session is slow.
+
+    A session's turn lasts for one event, or for all that wait.
+    """
     folders = [Path(name) for name in ("/etc", "/usr", "/var")]
 
     async def run() -> None:
@@ -163,6 +167,7 @@ def test_the_source_is_told_how_far_all_have_acted_and_never_further(steps: list
             assert set(range(handed_out)) <= done
             assert feed.told >= handed_out
 
+        monkeypatch.setattr("agentcgroup.sources.hub._TURN_S", turn_s)
         hub, beginning = Hub(feed), list[asyncio.Future[None]]()
         for at, folder in enumerate(folders):
             part = hub.part()
@@ -183,7 +188,7 @@ def test_the_source_is_told_how_far_all_have_acted_and_never_further(steps: list
                 await asyncio.sleep(0)
             assert set(range(feed.told)) <= done
             hub.when_acted(partial(check, feed.drained))
-        for _ in range(5):
+        for _ in range(len(steps) + 5):
             await asyncio.sleep(0)
         assert set(range(feed.told)) <= done
         if all(who < 2 for who, _ in steps):
@@ -191,4 +196,29 @@ def test_the_source_is_told_how_far_all_have_acted_and_never_further(steps: list
             assert len(called) == len(steps)
         hub.close()
 
-    asyncio.run(run())
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        asyncio.run(run())
+
+
+def test_a_session_with_much_to_take_in_does_not_keep_the_others_waiting() -> None:
+    async def run() -> list[str]:
+        feed, order = Feed(), list[str]()
+        hub = Hub(feed)
+        hub.all_known()
+        for name in ("/etc", "/usr"):
+            part = hub.part()
+            part.watch_call(Path(name))
+
+            def drain(part: Part = part, name: str = name) -> None:
+                part.drain(lambda event: order.append(name))
+
+            part.on_ready(drain)
+        for name in ("/etc", "/etc", "/etc", "/usr"):
+            feed.put(Emptied(number(Path(name))))
+        await asyncio.sleep(0.05)
+        hub.close()
+        return order
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("agentcgroup.sources.hub._TURN_S", -1.0)
+        assert asyncio.run(run()) == ["/etc", "/usr", "/etc", "/etc"]
