@@ -80,7 +80,7 @@ struct grant {
 struct tracked {
 	__u32 released; /* user space: this exec is no tool call, or it is placed; go on */
 	__u32 padding;
-	__u64 exec_id;  /* of the exec that was told last */
+	__u64 exec_id;  /* of the exec that was told last, or before its birth; 0: not known */
 };
 
 /* Set by user space before loading. */

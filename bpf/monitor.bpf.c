@@ -30,7 +30,7 @@ char LICENSE[] SEC("license") = "GPL";
 static __always_inline void forked(struct task_struct *parent, struct task_struct *child, bool again)
 {
 	struct place *place = place_of(child);
-	struct tracked new = {};
+	struct tracked new = {.exec_id = child->self_exec_id};
 	struct event *event;
 	__u32 pid = child->tgid;
 
@@ -123,19 +123,34 @@ int BPF_PROG(again_exec, struct task_struct *task)
 	return 0;
 }
 
+/* It has started a program that was not told: the kernel left both programs out. */
+static __always_inline bool hides_a_program(struct place *place, struct task_struct *task, __u32 pid)
+{
+	struct tracked *entry = bpf_map_lookup_elem(&tracked, &pid);
+
+	return place->role == PLACE_AGENT && entry && entry->exec_id && entry->exec_id != task->self_exec_id;
+}
+
 static __always_inline void exited(struct task_struct *task)
 {
 	struct place *place = place_of(task);
 	struct signal_struct *signal = task->signal;
 	__u32 pid = task->tgid;
 	struct event *event;
+	bool hidden;
 
 	/* The last thread to leave ends the process. */
 	if (!place || signal->live.counter)
 		return;
+	hidden = hides_a_program(place, task, pid);
 	/* Two last threads at once both come here, and the second program; one finds the entry. */
 	if (bpf_map_delete_elem(&tracked, &pid))
 		return;
+	if (hidden) {
+		event = begin(EVENT_EXEC, cgroup_of(task), pid);
+		if (event)
+			submit(event);
+	}
 	event = begin(EVENT_EXIT, cgroup_of(task), pid);
 	if (event) {
 		event->amount = signal->flags & SIGNAL_GROUP_EXIT ? signal->group_exit_code : task->group_leader->exit_code;

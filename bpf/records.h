@@ -71,8 +71,8 @@ static __always_inline struct place *place_of(struct task_struct *task)
 
 /* Since 7.0 a trace point's program can be preempted, and the kernel's guard against recursion then leaves
  * it out for whatever comes along on that processor: a birth nobody hears of.  The guard itself is outside,
- * so a gap is left; what falls into it, a second program on the same trace point (again_*) tells, and the
- * kernel counts a miss, which user space looks at. */
+ * so a gap is left; what falls into it, a second program on the same trace point (again_*) tells.  What falls
+ * into the gaps of both, the kernel counts as misses of both, which user space looks at. */
 static __always_inline void keep_processor(void)
 {
 	if (bpf_preempt_disable)

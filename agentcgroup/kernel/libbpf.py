@@ -217,8 +217,9 @@ class Object:
         self._links.append(link)
 
     def program_descriptors(self, names: set[str]) -> list[int]:
-        """File descriptors of loaded programs."""
-        return [int(self._lib.bpf_program__fd(program)) for name, (program, _) in self.programs().items() if name in names]
+        """File descriptors of those programs that were loaded."""
+        found = (self._lib.bpf_program__fd(program) for name, (program, _) in self.programs().items() if name in names)
+        return [int(descriptor) for descriptor in found if descriptor >= 0]
 
     def map_descriptor(self, name: str) -> int:
         """A loaded map's file descriptor."""
@@ -264,8 +265,8 @@ class Kept:
         return self._descriptors[f"map{name}" if name.startswith(".") else f"map.{name}"][0]
 
     def program_descriptors(self, names: set[str]) -> list[int]:
-        """File descriptors of programs."""
-        return [self._descriptors[f"program.{name}"][0] for name in sorted(names)]
+        """File descriptors of those programs that were loaded."""
+        return [descriptor for name in sorted(names) for descriptor in self._descriptors.get(f"program.{name}", ())]
 
     def memory(self, section: str) -> mmap.mmap:
         """A data section's live memory, read-only."""

@@ -13,6 +13,7 @@ import hashlib
 import os
 import struct
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -44,7 +45,8 @@ _MEMORY = {Kind.GROWTH: "growth", Kind.OVER: "over", Kind.FULL: "full", Kind.OOM
 _HOLD, _AGAIN = "hold_", "again_"
 _PARTS: tuple[list[str], ...] = ([], ["the hold of new programs"], ["what is attached to functions"])
 """What a kernel may make us leave out."""
-_NEEDED = {"on_fork", "on_exec", "on_exit", "on_populated"}
+_TOLD_TWICE, _SECOND, _TOLD_ONCE = {"on_fork", "on_exec", "on_exit"}, {"again_fork", "again_exec", "again_exit"}, {"on_populated"}
+_NEEDED = _TOLD_TWICE | _TOLD_ONCE
 
 
 def _is_needless(program: str) -> bool:
@@ -76,7 +78,9 @@ class Monitor(Source):
             self._places = maps.Map(self._object.map_descriptor("places"), PLACE.size)
             self._tracked = maps.Map(self._object.map_descriptor("tracked"), TRACKED.size)
             self._grants = maps.Map(self._object.map_descriptor("grants"), GRANT.size)
-            self._watchful = self._object.program_descriptors(_NEEDED)
+            self._watchful = [self._object.program_descriptors(names) for names in (_TOLD_TWICE, _SECOND, _TOLD_ONCE)]
+            self._looks: deque[tuple[int, int]] = deque([(0, 0)] * 2, maxlen=2)
+            self._missed = 0
             self._ring = maps.RingBuffer(self._object.map_descriptor("records"), self._record)
             self._overtaken = self._ring.overtaken
         except BaseException:
@@ -137,7 +141,7 @@ class Monitor(Source):
     def drain(self, deliver: Callable[[Event], None]) -> None:
         self._deliver = deliver
         self._ring.consume()
-        lost = self._counted().lost + self._missed()
+        lost = self._counted().lost + self._misses()
         if lost != self._lost or self._overtaken:
             self._lost, self._overtaken = lost, False
             deliver(Lost())
@@ -157,11 +161,19 @@ class Monitor(Source):
     def to_keep(self) -> dict[str, list[int]]:
         """Descriptors with which the next process can go on (``kept``): as long as somebody holds them, the monitor sees on."""
         assert isinstance(self._object, libbpf.Object)
-        return self._object.descriptors(("places", "tracked", "grants", "records", ".bss"), sorted(_NEEDED))
+        return self._object.descriptors(("places", "tracked", "grants", "records", ".bss"), sorted(_NEEDED | _SECOND))
 
-    def _missed(self) -> int:
-        """Births, programs and ends that the kernel did not show us."""
-        return sum(map(libbpf.misses, self._watchful))
+    def _misses(self) -> int:
+        """Births, programs and ends that the kernel perhaps showed to none of our programs.
+
+        Where there is a second program, it was left out for them, too: both were since the look before the last.
+        """
+        first, second, once = (sum(map(libbpf.misses, programs)) for programs in self._watchful)
+        before = self._looks[0]
+        if first > before[0] and (second > before[1] or not self._watchful[1]):
+            self._missed += 1
+        self._looks.append((first, second))
+        return self._missed + once
 
     def _record(self, data: bytes) -> None:
         """One record of the kernel as the events it stands for."""
@@ -235,7 +247,7 @@ class Monitor(Source):
         return {
             "records": made,
             "lost": lost,
-            "missed": self._missed(),
+            "missed": self._misses(),
             "lag_mean_ms": self._lag_sum_ns / 1e6 / max(1, self._received),
             "lag_worst_ms": self._worst_lag_ns / 1e6,
             "holds": holds,

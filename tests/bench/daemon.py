@@ -37,7 +37,8 @@ class Session:
     """A session of ``run``, without a ``run`` of its own: hundreds of those would fill the guest."""
 
     def __init__(self, name: str, script: str) -> None:
-        self.stub = subprocess.Popen(["sh", "-c", f"read go; {script}"], stdin=subprocess.PIPE)
+        words = ["sh", "-c", f"read go; {script}; echo done; read end"]
+        self.stub = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._keeper = subprocess.Popen(["sleep", "infinity"])
         self._link = socket.socket(socket.AF_UNIX)
         self._link.connect(str(DAEMON_SOCKET))
@@ -49,10 +50,18 @@ class Session:
 
     def go(self) -> None:
         assert self.stub.stdin is not None
-        self.stub.stdin.close()
+        self.stub.stdin.write("go\n")
+        self.stub.stdin.flush()
+
+    def wait(self) -> None:
+        """Until the agent has made its calls; the daemon may still be busy with them."""
+        assert self.stub.stdout is not None
+        self.stub.stdout.readline()
 
     def end(self) -> dict[str, Any]:
-        """Wait for the agent's end; the session's report."""
+        """End the agent; the session's report."""
+        assert self.stub.stdin is not None
+        self.stub.stdin.close()
         self.stub.wait()
         with contextlib.suppress(BrokenPipeError):  # it has waited for that long enough
             self._link.sendall(b'{"exit": 0}\n')
@@ -109,7 +118,7 @@ def many_calls() -> dict[str, Any]:
             one.go()
         while points:
             ended = sum(one.get("ended_calls", 0) for one in sessions())
-            if ended >= points[0] or all(one.stub.poll() is not None for one in running):
+            if ended >= points[0]:
                 seen.append({"calls": ended, "after, s": time.monotonic() - began, **figures(pid)})
                 print(", ".join(f"{name} {value:.1f}" for name, value in seen[-1].items()), flush=True)
                 points.pop(0)
@@ -131,7 +140,7 @@ def many_calls() -> dict[str, Any]:
 def beside(idle: int) -> dict[str, float]:
     """Milliseconds of the daemon's processor time for each call of one agent, beside so many idle sessions."""
     with daemon() as pid:
-        others = [Session(f"idle-{number}", "") for number in range(idle)]
+        others = [Session(f"idle-{number}", ":") for number in range(idle)]
         time.sleep(10)
         before = cpu_s(pid)
         time.sleep(10)
@@ -140,7 +149,8 @@ def beside(idle: int) -> dict[str, float]:
         before = cpu_s(pid)
         began = time.monotonic()
         one.go()
-        one.stub.wait()
+        one.wait()
+        time.sleep(2)
         took = time.monotonic() - began
         each_ms = 1000 * (cpu_s(pid) - before - idle_cpu_s * took) / FEW
         facts = figures(pid)

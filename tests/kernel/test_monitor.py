@@ -91,6 +91,19 @@ def test_a_second_program_tells_what_the_first_one_was_left_out_for(left_out: se
     ]  # fmt: skip
 
 
+def test_a_program_that_nothing_told_of_is_told_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its birth was told; a subshell, which starts none, has only its end."""
+    monkeypatch.setattr("agentcgroup.sources.monitor._is_needless", lambda name: name in {"on_exec", "again_exec"})
+    monkeypatch.setattr("agentcgroup.sources.monitor._NEEDED", {"on_populated"})
+    with listening() as ear:
+        ear.run(ear.agent, "sh", "-c", "/bin/true; (:); exit 7")
+        said = ear.listen()
+    children = [event.child for event in said if isinstance(event, Forked)]
+    assert [(type(event), event.pid) for event in said if isinstance(event, Execed | Exited)] == [
+        (Execed, children[0]), (Exited, children[0]), (Exited, children[1])
+    ]  # fmt: skip
+
+
 def test_the_end_by_a_signal_and_of_a_threaded_program_is_told_once(ear: Ear) -> None:
     ear.run(ear.agent, "sh", "-c", "kill -9 $$")
     ear.run(
