@@ -34,6 +34,7 @@ class Hub:
         self._all_known = self._paused = False
         self._behind: dict[Part, int] = {}
         """Parts with events that wait, and where the source was before the first of these."""
+        self._turns: deque[Part] = deque()
         self._then: deque[tuple[int, Callable[[], object]]] = deque()
         """What is to be done when the source is told that all before a position was acted upon."""
         self.before = 0
@@ -116,6 +117,20 @@ class Hub:
             self.before = self.source.position()
             self.source.drain(self._deliver)
 
+    def wants_turn(self, part: "Part") -> None:
+        """The part is called when all others had their turns that wait for one; in between, others are heard who talk with us."""
+        self._turns.append(part)
+        if len(self._turns) == 1:
+            asyncio.get_running_loop().call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        try:
+            self._turns[0].turn()
+        finally:
+            self._turns.popleft()
+            if self._turns:
+                asyncio.get_running_loop().call_soon(self._next_turn)
+
     def is_behind(self, part: "Part", since: int | None) -> None:
         """The part has events that wait, the first since the source was there; None: it has none any more."""
         if since is None:
@@ -176,10 +191,10 @@ class Part(Source):
     def _call_soon(self) -> None:
         if self._pending and not self._called and self._callback is not None:
             self._called = True
-            asyncio.get_running_loop().call_soon(self._call)
+            self._hub.wants_turn(self)
 
-    def _call(self) -> None:
-        """The session's turn; what is left when it has lasted long enough is for its next one."""
+    def turn(self) -> None:
+        """The session takes in what waits; what is left when that has lasted long enough is for its next turn."""
         self._called = False
         if self._callback is not None and self._pending:
             self._turn_ends = time.monotonic() + _TURN_S
