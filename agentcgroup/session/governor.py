@@ -82,6 +82,7 @@ class Governor:
         self._began_at = time.time() - (time.monotonic() - self.began)
         self._log_lines: deque[str] = deque(maxlen=_LOG_LINES)
         self._agent_kills = 0
+        self._look_at = 0.0
         self._look_again: asyncio.TimerHandle | None = None
         self._watcher = Watcher()
         self._tracker = Tracker(subject.policy, subject.stub)
@@ -154,13 +155,18 @@ class Governor:
     def drain(self) -> None:
         """Take in what waits in the source, and do what it calls for."""
         self._take_in()
-        if self._source.sees_inside and self._look_again is None:
+        if self._source.sees_inside:
             # What the kernel left out is noticed with the next record; the last ones have none after them.
-            self._look_again = asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._drain_again)
+            self._look_at = time.monotonic() + _LOOK_AGAIN_S
+            if self._look_again is None:
+                self._look_again = asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._drain_again)
 
     def _drain_again(self) -> None:
-        self._look_again = None
-        self._take_in()
+        self._look_again, left_s = None, self._look_at - time.monotonic()
+        if left_s > 0:
+            self._look_again = asyncio.get_running_loop().call_later(left_s, self._drain_again)
+        else:
+            self._take_in()
 
     def _take_in(self) -> None:
         """Take in all events that wait; processes of calls are placed, and calls get what they need."""

@@ -46,6 +46,7 @@ _HOLD, _AGAIN = "hold_", "again_"
 _PARTS: tuple[list[str], ...] = ([], ["the hold of new programs"], ["what is attached to functions"])
 """What a kernel may make us leave out."""
 _TOLD_TWICE, _SECOND, _TOLD_ONCE = {"on_fork", "on_exec", "on_exit"}, {"again_fork", "again_exec", "again_exit"}, {"on_populated"}
+_LOOK_S = 0.4
 _NEEDED = _TOLD_TWICE | _TOLD_ONCE
 
 
@@ -80,7 +81,7 @@ class Monitor(Source):
             self._grants = maps.Map(self._object.map_descriptor("grants"), GRANT.size)
             self._watchful = [self._object.program_descriptors(names) for names in (_TOLD_TWICE, _SECOND, _TOLD_ONCE)]
             self._looks: deque[tuple[int, int]] = deque([(0, 0)] * 2, maxlen=2)
-            self._missed = 0
+            self._missed, self._look_at = 0, 0.0
             self._ring = maps.RingBuffer(self._object.map_descriptor("records"), self._record)
             self._overtaken = self._ring.overtaken
         except BaseException:
@@ -166,13 +167,16 @@ class Monitor(Source):
     def _misses(self) -> int:
         """Births, programs and ends that the kernel perhaps showed to none of our programs.
 
-        Where there is a second program, it was left out for them, too: both were since the look before the last.
+        Where there is a second program, it was left out for them, too: both were since the look before the last.  Looks are
+        some time apart, for who is about to run the second program may have to wait for a processor.
         """
         first, second, once = (sum(map(libbpf.misses, programs)) for programs in self._watchful)
-        before = self._looks[0]
-        if first > before[0] and (second > before[1] or not self._watchful[1]):
-            self._missed += 1
-        self._looks.append((first, second))
+        if (now := time.monotonic()) >= self._look_at:
+            before = self._looks[0]
+            if first > before[0] and (second > before[1] or not self._watchful[1]):
+                self._missed += 1
+            self._looks.append((first, second))
+            self._look_at = now + _LOOK_S
         return self._missed + once
 
     def _record(self, data: bytes) -> None:
