@@ -122,9 +122,9 @@ class Arbiter:
     def _step(self, event: ev.Event) -> None:
         now = time.monotonic()
         if now > self._stale_at and isinstance(event, (ev.SessionBegan, ev.SessionEnded, ev.Wants, ev.Tick)):
+            began = time.thread_time()  # not the time that others had the processor
             self._do(self._scheduler.step(self._capacity(), now))
-            measured = time.monotonic()
-            self._stale_at = measured + max(_STALE_S, _REST * (measured - now))
+            self._stale_at = time.monotonic() + max(_STALE_S, _REST * (time.thread_time() - began))
         self._do(self._scheduler.step(event, now))
         if self._timer is not None:
             self._timer.cancel()
