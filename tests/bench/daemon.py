@@ -121,7 +121,9 @@ def many_calls() -> dict[str, Any]:
             for one in running:
                 one.go()
             # Agents are faster than the daemon: it is looked at when it is abreast.
+            deadline = time.monotonic() + max(60, point)
             while (ended := sum(one.get("ended_calls", 0) for one in sessions())) < point:
+                assert time.monotonic() < deadline, f"{point - ended} of {point} calls are missing"
                 time.sleep(1)
             seen.append({"calls": ended, "after, s": time.monotonic() - began, **figures(pid)})
             print(", ".join(f"{name} {value:.1f}" for name, value in seen[-1].items()), flush=True)
