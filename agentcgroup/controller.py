@@ -347,7 +347,7 @@ class Controller:
         return self._limits_changed(call, state, f"used {used_s:.0f} s of processor time while others wait")
 
     def _killed(self, event: KernelKilled, state: _Call) -> list[Action]:
-        """Below its own limit it is killed only where the session's memory is full."""
+        """Below its own limit it is killed where the session's memory is full, or all sessions' together."""
         if event.peak >= (limit := state.limits.memory_high_bytes):
             notice = self._notice("kernel", state, event.peak, limit)
         else:

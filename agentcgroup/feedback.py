@@ -55,8 +55,8 @@ def _happened(notice: Notice) -> str:
     if notice.reason == "kernel":
         return f"the kernel killed this command for memory: it reached {format_size(notice.used)}, its limit is {format_size(notice.limit)}."
     if notice.reason == "session":
-        return (f"the kernel killed this command for memory: the {format_size(notice.limit)} of this session, agent and commands "
-                f"together, were taken; it held up to {format_size(notice.used)}.")  # fmt: skip
+        return (f"the kernel killed this command for memory: it held {format_size(notice.used)}, less than its limit, but what it shares "
+                f"was full (this session has {format_size(notice.limit)} with its agent, and all sessions share the host).")  # fmt: skip
     if notice.reason == "time":
         ran = f"it ran for {format_duration(notice.used)}, its limit is {format_duration(notice.limit)}"
         return f"{stopped}: {ran}." if notice.stopped else f"this command takes long: {ran}."

@@ -47,6 +47,7 @@ _PARTS: tuple[list[str], ...] = ([], ["the hold of new programs"], ["what is att
 """What a kernel may make us leave out."""
 _TOLD_TWICE, _SECOND, _TOLD_ONCE = {"on_fork", "on_exec", "on_exit"}, {"again_fork", "again_exec", "again_exit"}, {"on_populated"}
 _LOOK_S = 0.4
+"""How far apart looks at what was missed are: less than what a governor waits before it drains once more when nothing follows."""
 _NEEDED = _TOLD_TWICE | _TOLD_ONCE
 
 

@@ -19,6 +19,13 @@ def test_feedback_says_what_happened_the_figures_and_the_exact_hint_to_set() -> 
     assert all(line.startswith("agentcgroup: ") for line in text.strip().splitlines())
 
 
+def test_a_kill_below_the_calls_limit_does_not_claim_to_know_who_was_full() -> None:
+    text = render(Notice("session", True, "x", 247 << 20, 400 << 20, most=900 << 20), as_json=False).decode()
+    assert "it held 247M, less than its limit" in text
+    assert "this session has 400M with its agent, and all sessions share the host" in text
+    assert "AGENT_RESOURCE_HINT" not in text
+
+
 def test_no_hint_is_recommended_where_none_would_help() -> None:
     text = render(Notice("memory", True, "x", 2, 1, most=None), as_json=False).decode()
     assert "AGENT_RESOURCE_HINT" not in text
