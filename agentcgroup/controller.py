@@ -9,6 +9,9 @@ live, in the tests and (later) on recorded runs.  The ladder for a call that exc
 * freeze, tell, kill: a call still above after that, or half-way to the kernel's own kill, is stopped
   with an explanation that is on its stderr before it dies.
 
+All calls of a session together are on the same ladder: above their share of the session the kernel slows them all; the one
+that holds most is stopped when that has not helped in time and none of them waits for the others.
+
 A call that is kept waiting for memory most of the time counts as out of memory, too.  Which calls wait for each
 other's memory is decided for the whole host (``schedule``); a call that has to go for that is stopped here.  Where
 processors are short, calls that have used much of them come after those that have not.
@@ -71,9 +74,10 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class BudgetCrossed:
-    """All calls together crossed the session's share; the memory of each."""
+    """All calls together crossed the session's share, or ``MeasureAll`` asked; the memory of each, and whether one waits for memory."""
 
     usages: dict[int, Usage]
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +182,11 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasureAll:
+    """Read the memory of all calls and report it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Brake:
     """The call is being slowed (by the kernel, at its ``memory.high``) until the given time at most."""
 
@@ -211,7 +220,7 @@ class Stop:
     why: str
 
 
-Action = SetLimits | Measure | Brake | Release | Tell | Stop
+Action = SetLimits | Measure | MeasureAll | Brake | Release | Tell | Stop
 
 
 @dataclass(slots=True)
@@ -235,13 +244,18 @@ class Controller:
         self._policy = policy
         self._budget = budget
         self._calls: dict[int, _Call] = {}
+        self._over_until_s: float | None = None
 
     def step(self, event: Event, now_s: float) -> list[Action]:
         """The actions that ``event`` at time ``now_s`` (seconds, any origin, never going back) calls for."""
         if isinstance(event, Began):
             return self._began(event, now_s)
         if isinstance(event, Tick):
-            return [action for call in list(self._calls) for action in self._due(call, now_s)]
+            over = self._over_until_s is not None and now_s >= self._over_until_s
+            return [
+                *([MeasureAll()] if over else []),
+                *(action for call in list(self._calls) for action in self._due(call, now_s)),
+            ]
         if isinstance(event, BudgetCrossed):
             return self._budget_crossed(event, now_s)
         if isinstance(event, Computed):
@@ -271,7 +285,8 @@ class Controller:
 
     def next_deadline(self) -> float | None:
         """When ``Tick`` is due next, in the time of ``step``; None while nothing is timed."""
-        return min((at for state in self._calls.values() for at in _deadlines(state)), default=None)
+        times = [] if self._over_until_s is None else [self._over_until_s]
+        return min([*times, *(at for state in self._calls.values() for at in _deadlines(state))], default=None)
 
     def limits_of(self, call: int) -> Limits | None:
         """The limits in force for a call."""
@@ -313,13 +328,21 @@ class Controller:
         return self._stop(event.call, state, notice, now_s)
 
     def _budget_crossed(self, event: BudgetCrossed, now_s: float) -> list[Action]:
-        """All calls together are over: the one that holds most is stopped, the younger of equals."""
+        """All calls together are over, and stay so: the one that holds most is stopped, the younger of equals."""
+        over_until_s, self._over_until_s = self._over_until_s, None
         holding = {call: usage for call, usage in event.usages.items() if call in self._calls}
         total = sum(usage.firm for usage in holding.values())
         if total < OVER * self._budget.tools_high or any(self._calls[call].stopped for call in holding):
             return []
         victim = max(holding, key=lambda call: (holding[call].firm, call))
         state = self._calls[victim]
+        if total < (self._budget.tools_high + self._budget.tools_max) / 2:
+            # The kernel slows them; and where some of them wait, it is decided elsewhere who goes on and who has to go.
+            if over_until_s is None or event.waits:
+                over_until_s = now_s + state.granted.brake_s
+            if now_s < over_until_s:
+                self._over_until_s = over_until_s
+                return []
         state.peak = max(state.peak, holding[victim].current)
         notice = self._notice("budget", state, holding[victim].current, self._budget.tools_high)
         return self._stop(victim, state, notice, now_s)

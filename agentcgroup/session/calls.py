@@ -281,11 +281,11 @@ class Calls:
 
     def _step(self, event: ctl.Event) -> None:
         for action in self._controller.step(event, time.monotonic()):
-            if (live := self._live.get(action.call)) is None:
-                continue
-            if isinstance(action, ctl.Measure):
+            if isinstance(action, ctl.MeasureAll):
+                self._readings.measure_all()
+            elif isinstance(action, ctl.Measure):
                 self._readings.measure(action.call)
-            else:
+            elif (live := self._live.get(action.call)) is not None:
                 self._acts.do(live, action)
         self._set_timer()
 

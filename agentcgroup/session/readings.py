@@ -42,14 +42,17 @@ class Readings:
 
     def budget_event(self, text: str | None) -> None:
         """All calls together reached the session's share (or the file was read for the first time)."""
-        if text is None or not any(live.leaf for live in self._live.values()):
-            return
+        if text is not None and any(live.leaf for live in self._live.values()):
+            self.measure_all()
+
+    def measure_all(self) -> None:
+        """Tell the controller what the memory of all calls is now."""
         usages = {}
         for call, live in self._live.items():
             with contextlib.suppress(cgroup.CgroupError):
                 if live.leaf is not None:
                     usages[call] = cgroup.usage(live.leaf)
-        self._step(ctl.BudgetCrossed(usages))
+        self._step(ctl.BudgetCrossed(usages, any(live.wait for live in self._live.values())))
 
     def measure(self, call: int) -> None:
         """Tell the controller what a call's memory is now."""

@@ -73,14 +73,53 @@ def test_a_declared_need_raises_the_limit_and_ends_the_brake() -> None:
     assert controller.next_deadline() is None
 
 
-def test_all_calls_together_over_the_budget_stop_the_largest_alone() -> None:
+def both(size: int) -> dict[int, Usage]:
+    """Two calls that hold so much together, the second more."""
+    return {1: Usage(size // 4, size // 4), 2: Usage(size * 3 // 4, size * 3 // 4)}
+
+
+def two() -> ctl.Controller:
     controller = started()
     controller.step(ctl.Began(2, GRANTED), 0.1)
-    usages = {1: Usage(BUDGET.tools_high // 3, BUDGET.tools_high // 3), 2: Usage(BUDGET.tools_high, BUDGET.tools_high)}
-    [stop] = controller.step(ctl.BudgetCrossed(usages), 1.0)
-    assert isinstance(stop, ctl.Stop)
-    assert (stop.call, stop.notice.reason) == (2, "budget")
+    return controller
+
+
+def is_stop_of_the_second(actions: list[ctl.Action]) -> bool:
+    return [(type(action), action.call, action.notice.reason) for action in actions if isinstance(action, ctl.Stop)] == [
+        (ctl.Stop, 2, "budget")
+    ]
+
+
+def test_all_calls_together_over_the_budget_for_longer_than_a_brake_stop_the_largest_alone() -> None:
+    controller, usages = two(), both(BUDGET.tools_high + 5)
     assert controller.step(ctl.BudgetCrossed(usages), 1.0) == []
+    assert controller.next_deadline() == 1.0 + POLICY.session.brake
+    assert controller.step(ctl.BudgetCrossed(usages), 1.5) == []
+    assert controller.step(ctl.Tick(), 2.0) == [ctl.MeasureAll()]
+    assert is_stop_of_the_second(controller.step(ctl.BudgetCrossed(usages), 2.0))
+    assert controller.step(ctl.BudgetCrossed(usages), 2.0) == []
+
+
+def test_all_calls_together_that_come_back_below_the_budget_are_left_alone() -> None:
+    controller = two()
+    controller.step(ctl.BudgetCrossed(both(BUDGET.tools_high)), 1.0)
+    assert controller.step(ctl.BudgetCrossed(both(BUDGET.tools_high // 2)), 1.5) == []
+    assert controller.next_deadline() is None
+    assert controller.step(ctl.BudgetCrossed(both(BUDGET.tools_high)), 9.0) == []
+
+
+def test_while_one_waits_for_the_others_memory_nobody_is_stopped_for_the_budget() -> None:
+    controller, usages = two(), both(BUDGET.tools_high)
+    for second in range(1, 20):
+        assert controller.step(ctl.BudgetCrossed(usages, waits=True), second) == []
+        assert controller.next_deadline() == second + POLICY.session.brake
+    assert is_stop_of_the_second(controller.step(ctl.BudgetCrossed(usages), 20.0))
+
+
+def test_all_calls_together_half_way_to_the_kernels_kill_have_no_time_to_brake() -> None:
+    for waits in (False, True):
+        usages = both((BUDGET.tools_high + BUDGET.tools_max) // 2 + 8)
+        assert is_stop_of_the_second(two().step(ctl.BudgetCrossed(usages, waits), 1.0))
 
 
 def test_page_cache_of_all_calls_together_stops_nobody() -> None:
@@ -163,7 +202,7 @@ EVENTS = st.one_of(
     st.builds(lambda call, name: ctl.Reclassified(call, classify(TIMED, BUDGET, [name])), CALLS, COMMANDS),
     st.builds(ctl.Hinted, CALLS, HINTS),
     st.builds(ctl.Measured, CALLS, USAGES),
-    st.builds(ctl.BudgetCrossed, st.dictionaries(CALLS, USAGES)),
+    st.builds(ctl.BudgetCrossed, st.dictionaries(CALLS, USAGES), st.booleans()),
     st.builds(ctl.ProcessesRefused, CALLS),
     st.builds(ctl.KernelKilled, CALLS, SIZES),
     st.builds(ctl.NoRoom, CALLS, SIZES, SIZES, st.floats(0, 100), st.just("why")),
@@ -191,6 +230,8 @@ def test_in_every_history_actions_stay_within_the_rules(history):  # type: ignor
             brakes.pop(event.call, None)
         for action in actions:
             # Only calls that began and have not ended are acted upon: there is no agent domain to name.
+            if isinstance(action, ctl.MeasureAll):
+                continue
             assert action.call in live
             if isinstance(action, ctl.SetLimits):
                 assert action.limits.memory_max_bytes <= BUDGET.tools_max

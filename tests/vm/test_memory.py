@@ -38,8 +38,7 @@ def test_the_hungry_call_is_stopped_alone_with_an_explanation_every_time(kind: s
 def test_a_hint_inside_the_command_text_raises_the_limit_of_a_call_that_fails_without_it(
     events: str, hog: str, tmp_path: Path
 ) -> None:
-    # It sleeps first: what a call touches before it is in its leaf is not charged there, and this test is of the limit.
-    plain, hinted = f"sleep 0.5; {hog} 150; true", f"cd /; AGENT_RESOURCE_HINT=memory:high {hog} 150; true"
+    plain, hinted = f"{hog} 150; true", f"cd /; AGENT_RESOURCE_HINT=memory:high {hog} 150; true"
     exported = f"export AGENT_RESOURCE_HINT=memory:200m; {hog} 150"
     absurd = f"AGENT_RESOURCE_HINT=memory:lots,cpu:low {hog} 20; true"
     calls = [{"command": text} for text in (plain, hinted, exported, absurd)]
@@ -54,7 +53,7 @@ def test_a_hint_inside_the_command_text_raises_the_limit_of_a_call_that_fails_wi
 
 @pytest.mark.one_kernel
 def test_a_hint_never_gets_more_than_the_session_has(hog: str, tmp_path: Path) -> None:
-    text = f"sleep 0.5; AGENT_RESOURCE_HINT=memory:50g {hog} 900"  # it sleeps first: as above
+    text = f"AGENT_RESOURCE_HINT=memory:50g {hog} 900"
     done, said = script(tmp_path, [{"command": text}], "--memory", "400M")
     assert said[0]["returncode"] == -9
     assert done.calls[0]["limits"]["memory_max_bytes"] <= done.report["budget"]["tools_max"]
@@ -86,7 +85,7 @@ def test_page_cache_at_the_limit_stops_nobody(tmp_path: Path) -> None:
 @EVENTS
 def test_several_calls_of_one_session_that_do_not_fit_together_wait_for_each_other(events: str, hog: str, tmp_path: Path) -> None:
     calls: list[dict[str, str | float]] = [
-        {"command": f"sleep 0; {hog} 250 14"},
+        {"command": f"{hog} 250 14"},
         {"command": f"sleep 6; {hog} 320 1", "after": 1},  # it is the second, however fast each of them starts
     ]
     rule = policy(tmp_path, "default: {memory: 100%}\n")
