@@ -46,6 +46,11 @@ class Line(Generic[Key]):
         """Bytes that nobody holds; negative when more is held than there is."""
         return self.capacity + self.lent - self.held
 
+    def change(self, capacity: int, reserve: int) -> None:
+        """There is another amount to share.  No more stays lent than the reserve has now."""
+        self.capacity, self.reserve = capacity, reserve
+        self.lent = min(self.lent, reserve)
+
     def lend(self, amount: int) -> int:
         """Take up to ``amount`` bytes from the reserve; returns how much there was."""
         found = max(0, min(amount, self.reserve - self.lent))

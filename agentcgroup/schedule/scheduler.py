@@ -74,7 +74,7 @@ class Scheduler:
         elif isinstance(event, ev.PriorityChanged):
             self._change_level(event.session, LEVELS[event.priority])
         elif isinstance(event, ev.Capacity):
-            self._line.capacity, self._line.reserve = event.total, event.reserve
+            self._line.change(event.total, event.reserve)
         elif isinstance(event, ev.CallBegan):
             actions += self._began(event, now_s)
         elif not isinstance(event, ev.Tick) and (call := self._calls.get(event.key)) is not None:

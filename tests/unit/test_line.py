@@ -64,3 +64,12 @@ def test_many_come_and_go() -> None:
         if key >= 100:
             line.remove(key - 100)
     assert len(line) == line.held == 100
+
+
+def test_no_more_stays_lent_than_the_reserve_has() -> None:
+    line: Line[str] = Line(100, reserve=10)
+    line.add("one", 0)
+    assert line.lend(20) == 10
+    line.set("one", 110, 0)
+    line.change(105, 4)
+    assert (line.lent, line.free) == (4, -1)
