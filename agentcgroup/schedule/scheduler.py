@@ -119,7 +119,7 @@ class Scheduler:
         self._put(call)
         if event.waits:
             return self._wait(call, now_s, None)
-        return [ev.Grant(call.key, max(call.used, ALLOWANCE), max(call.used, ALLOWANCE), self._scarce())]
+        return [ev.Grant(call.key, max(call.used, ALLOWANCE), max(call.used, ALLOWANCE), self._scarce(call))]
 
     def _of_call(self, call: Call, event: ev.Event, now_s: float) -> list[Action]:
         if isinstance(event, ev.CallEnded):
@@ -139,7 +139,7 @@ class Scheduler:
         self._note_held(call, held)
         asked_at = call.grant if call.rung else self._ask_at(call)
         if held < asked_at:  # it was granted more since it asked
-            return [ev.Grant(call.key, call.grant, asked_at, self._scarce())]
+            return [ev.Grant(call.key, call.grant, asked_at, self._scarce(call))]
         if now_s - call.grew_at_s > BURST_S:
             call.grew_from = min(call.grant, held)
         call.grew_at_s = now_s
@@ -161,7 +161,7 @@ class Scheduler:
         call.grant = held + margin
         call.grew_from = min(call.grew_from, held)
         self._put(call)
-        return [ev.Grant(call.key, call.grant, self._ask_at(call), self._scarce())]
+        return [ev.Grant(call.key, call.grant, self._ask_at(call), self._scarce(call))]
 
     def _note_held(self, call: Call, held: int) -> None:
         call.held, call.peak = held, max(call.peak, held)
@@ -210,9 +210,11 @@ class Scheduler:
         ahead = (self._calls[key] for level, seq, key in self._waiting[:_AT_A_TIME] if (level, seq) < (call.level, call.seq))
         return all(other.grant or other.killed for other in ahead)
 
-    def _scarce(self) -> bool:
-        """Whether what all of them can take before they have an answer might not fit."""
-        return bool(self._waiting) or self._line.free < _SCARCE_STEPS * self._rule.step
+    def _scarce(self, call: Call) -> bool:
+        """Whether what all of them can take before they have an answer might not fit, on the host or in a session of several."""
+        line = self._sessions[call.key[0]].line
+        free = min(self._line.free, line.free) if len(line) > 1 else self._line.free
+        return bool(self._waiting) or free < _SCARCE_STEPS * self._rule.step
 
     def _ask_at(self, call: Call) -> int:
         """A little before its grant is used up, so that the answer is there in time; not before it has had what it announced."""
@@ -226,7 +228,7 @@ class Scheduler:
         call.brake_used = False
         self._put(call, growing=True)
         self._latest.append(call.key)
-        return [*actions, ev.Grant(call.key, call.grant, self._ask_at(call), self._scarce())]
+        return [*actions, ev.Grant(call.key, call.grant, self._ask_at(call), self._scarce(call))]
 
     # Waiting
 
@@ -238,7 +240,7 @@ class Scheduler:
             insort(self._waiting, (call.level, call.seq, call.key))
         if call.held < call.grant and not call.brake_used and self._rule.brake:
             call.brake_used, call.rung, call.until_s = True, "brake", now_s + self._rule.brake
-            actions: list[Action] = [ev.Grant(call.key, call.grant, call.grant, self._scarce())]
+            actions: list[Action] = [ev.Grant(call.key, call.grant, call.grant, self._scarce(call))]
         else:
             call.rung, call.until_s = "freeze", now_s + self._rule.turn
             actions = []

@@ -146,6 +146,19 @@ def test_calls_of_one_session_share_its_budget() -> None:
     assert not kinds(grow(scheduler, begin(scheduler, "b", 1), 400 * MIB), ev.Wait)
 
 
+def test_where_a_sessions_memory_is_scarce_the_grants_of_its_calls_are_firm() -> None:
+    scheduler = Scheduler(RULE, 10 * GIB)
+    scheduler.step(ev.SessionBegan("a", "normal", 500 * MIB), 0.0)
+    first = begin(scheduler, "a", 1)
+    grow(scheduler, first, 350 * MIB)
+
+    def firm(key: ev.Key, held: int) -> list[bool]:
+        return [action.firm for action in scheduler.step(ev.Wants(key, held), 9.0) if isinstance(action, ev.Grant)]
+
+    assert firm(first, 400 * MIB) == [False]  # alone, it meets its own limit
+    assert firm(begin(scheduler, "a", 2), ALLOWANCE) == [True]
+
+
 def test_when_all_wait_for_each_other_one_of_the_lowest_is_killed_after_a_moment() -> None:
     scheduler = host(a="high", b="low", c="low")
     keys = [begin(scheduler, session) for session in "abc"]
