@@ -187,6 +187,11 @@ class MeasureAll:
 
 
 @dataclass(frozen=True, slots=True)
+class Revoke:
+    """What the calls were granted and have not taken is not there: each asks before it grows."""
+
+
+@dataclass(frozen=True, slots=True)
 class Brake:
     """The call is being slowed (by the kernel, at its ``memory.high``) until the given time at most."""
 
@@ -220,7 +225,7 @@ class Stop:
     why: str
 
 
-Action = SetLimits | Measure | MeasureAll | Brake | Release | Tell | Stop
+Action = SetLimits | Measure | MeasureAll | Revoke | Brake | Release | Tell | Stop
 
 
 @dataclass(slots=True)
@@ -337,12 +342,13 @@ class Controller:
         victim = max(holding, key=lambda call: (holding[call].firm, call))
         state = self._calls[victim]
         if total < (self._budget.tools_high + self._budget.tools_max) / 2:
-            # The kernel slows them; and where some of them wait, it is decided elsewhere who goes on and who has to go.
+            # The kernel slows them, and who grows has to wait; where some of them do, it is decided elsewhere who has to go.
+            first = over_until_s is None
             if over_until_s is None or event.waits:
                 over_until_s = now_s + state.granted.brake_s
             if now_s < over_until_s:
                 self._over_until_s = over_until_s
-                return []
+                return [Revoke()] if first else []
         state.peak = max(state.peak, holding[victim].current)
         notice = self._notice("budget", state, holding[victim].current, self._budget.tools_high)
         return self._stop(victim, state, notice, now_s)

@@ -35,7 +35,7 @@ class Enforce:
     ops: int = 0
 
 
-_EVENTS = (Hello, ev.SessionEnded, ev.PriorityChanged, ev.CallBegan, ev.Announced, ev.Wants, ev.Holds, ev.CallEnded)
+_EVENTS = (Hello, ev.SessionEnded, ev.PriorityChanged, ev.CallBegan, ev.Announced, ev.Wants, ev.Holds, ev.Full, ev.CallEnded)
 _ACTIONS = (ev.Grant, ev.Wait, ev.Go, ev.Look, ev.Kill, Enforce)
 LONGEST_LINE = 4096
 

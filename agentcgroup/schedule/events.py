@@ -78,6 +78,14 @@ class Holds:
 
 
 @dataclass(frozen=True, slots=True)
+class Full:
+    """The calls of its session together hold more than their share; this one holds so much."""
+
+    key: Key
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
 class CallEnded:
     """The call is over, and what it held is free."""
 
@@ -97,7 +105,7 @@ class Tick:
     """Nothing happened but time."""
 
 
-Event = SessionBegan | SessionEnded | PriorityChanged | CallBegan | Announced | Wants | Holds | CallEnded | Capacity | Tick
+Event = SessionBegan | SessionEnded | PriorityChanged | CallBegan | Announced | Wants | Holds | Full | CallEnded | Capacity | Tick
 
 
 # Actions

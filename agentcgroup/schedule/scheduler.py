@@ -131,6 +131,8 @@ class Scheduler:
             return self._wants(call, event.held, now_s)
         elif isinstance(event, ev.Holds):
             return self._holds(call, event.held)
+        elif isinstance(event, ev.Full):
+            return self._full(call, event.held)
         return []
 
     def _wants(self, call: Call, held: int, now_s: float) -> list[Action]:
@@ -162,6 +164,15 @@ class Scheduler:
         call.grew_from = min(call.grew_from, held)
         self._put(call)
         return [ev.Grant(call.key, call.grant, self._ask_at(call), self._scarce(call))]
+
+    def _full(self, call: Call, held: int) -> list[Action]:
+        """What it was granted and has not taken is not there: it asks when it grows next, and waits if there is no room."""
+        self._note_held(call, held)
+        waits = call.rung == "freeze" or call.killed
+        if not waits:
+            call.grant = min(call.grant, max(held, ALLOWANCE))
+        self._put(call)
+        return [] if waits else [ev.Grant(call.key, call.used, call.used, self._scarce(call))]
 
     def _note_held(self, call: Call, held: int) -> None:
         call.held, call.peak = held, max(call.peak, held)

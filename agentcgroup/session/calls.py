@@ -283,6 +283,8 @@ class Calls:
         for action in self._controller.step(event, time.monotonic()):
             if isinstance(action, ctl.MeasureAll):
                 self._readings.measure_all()
+            elif isinstance(action, ctl.Revoke):
+                self.share.full()
             elif isinstance(action, ctl.Measure):
                 self._readings.measure(action.call)
             elif (live := self._live.get(action.call)) is not None:

@@ -30,7 +30,7 @@ class Live:
     """``settled_ns`` is when a process of it was moved last; ``misplaced`` counts those that may have to be.
 
     ``loose`` is how much of its memory was page cache when that was looked at last; at ``ask_at`` bytes it is to ask
-    for more; ``announced`` is what it is known to need.  ``held``: an operator froze it.
+    for more, and ``told`` is what it had when it asked last; ``announced`` is what it is known to need.  ``held``: an operator froze it.
     """
 
     record: CallRecord
@@ -47,6 +47,7 @@ class Live:
     stopped: bool = False
     loose: int = 0
     ask_at: int = 0
+    told: int = 0
     announced: int = 0
     wait: Waiting | None = None
     held: bool = False

@@ -172,7 +172,13 @@ class Share:
 
     def grown(self, live: Live, amount: int) -> None:
         """A call has grown to where it was to ask for more."""
+        live.told = amount
         self._send(ev.Wants(self._key(live), max(0, amount - live.loose)))
+
+    def full(self) -> None:
+        """All calls together hold more than the session's share."""
+        for live in self._live.values():
+            self._look(live, ev.Full, closely=True)
 
     def ended(self, live: Live) -> None:
         """A call is over."""
@@ -199,12 +205,12 @@ class Share:
         elif isinstance(action, ev.Go):
             self._go_on(live, action.why)
         elif isinstance(action, ev.Look):
-            self._look(live, closely=False)
+            self._look(live, ev.Holds, closely=False)
         else:
             self._kill(live, action)
 
     def ask_again(self) -> None:
-        """Events were lost, perhaps a call's asking for more: each that is beyond that point is told of once more."""
+        """Events were lost, perhaps a call's asking for more: each that is beyond that point asks."""
         for live in self._live.values():
             if live.ask_at:
                 self._ask_at(live, live.ask_at)
@@ -213,10 +219,19 @@ class Share:
         live.ask_at = amount
         if self._source.sees_memory:
             self._source.ask_at(live.cgroup_id, amount)
+            self._ask_if_beyond(live)
             return
         self._asks[live.record.call] = amount
         if self._poll is None:
             self._poll = asyncio.get_running_loop().call_later(_POLL_S, self._look_for_growth)
+
+    def _ask_if_beyond(self, live: Live) -> None:
+        """The kernel tells of a call that is beyond its point only when it grows again, which may be never."""
+        with contextlib.suppress(cgroup.CgroupError):
+            if live.leaf is not None:
+                current = int(cgroup.read(live.leaf, "memory.current"))
+                if current > max(live.told, live.ask_at):
+                    self.grown(live, current)
 
     def _look_for_growth(self) -> None:
         """The kernel does not tell: see which calls have come to where they are to ask."""
@@ -251,7 +266,7 @@ class Share:
         if first:
             self._log(f"call {live.record.call}: {'frozen' if action.rung == 'freeze' else 'braked'} {why}")
         if action.rung == "freeze":
-            self._look(live, closely=True)  # what is only page cache is no reason to wait
+            self._look(live, ev.Holds, closely=True)  # what is only page cache is no reason to wait
 
     def _go_on(self, live: Live, why: str) -> None:
         wait, live.wait = live.wait, None
@@ -264,7 +279,7 @@ class Share:
         waited = time.monotonic() - wait.since_s
         self._note(live, f"waited {format_duration(waited)}", f"{wait.why}; went on: {why}", waited)
 
-    def _look(self, live: Live, closely: bool) -> None:
+    def _look(self, live: Live, kind: type[ev.Holds | ev.Full], closely: bool) -> None:
         """Say what a call holds; how much of its memory is page cache is expensive to find out, and read only ``closely``."""
         if live.leaf is None:
             return
@@ -275,7 +290,7 @@ class Share:
                 held = usage.firm
             else:
                 held = max(0, int(cgroup.read(live.leaf, "memory.current")) - live.loose)
-            self._send(ev.Holds(self._key(live), held))
+            self._send(kind(self._key(live), held))
 
 
 def kill_words(kill: ev.Kill) -> str:

@@ -92,7 +92,7 @@ def is_stop_of_the_second(actions: list[ctl.Action]) -> bool:
 
 def test_all_calls_together_over_the_budget_for_longer_than_a_brake_stop_the_largest_alone() -> None:
     controller, usages = two(), both(BUDGET.tools_high + 5)
-    assert controller.step(ctl.BudgetCrossed(usages), 1.0) == []
+    assert controller.step(ctl.BudgetCrossed(usages), 1.0) == [ctl.Revoke()]
     assert controller.next_deadline() == 1.0 + POLICY.session.brake
     assert controller.step(ctl.BudgetCrossed(usages), 1.5) == []
     assert controller.step(ctl.Tick(), 2.0) == [ctl.MeasureAll()]
@@ -105,13 +105,13 @@ def test_all_calls_together_that_come_back_below_the_budget_are_left_alone() -> 
     controller.step(ctl.BudgetCrossed(both(BUDGET.tools_high)), 1.0)
     assert controller.step(ctl.BudgetCrossed(both(BUDGET.tools_high // 2)), 1.5) == []
     assert controller.next_deadline() is None
-    assert controller.step(ctl.BudgetCrossed(both(BUDGET.tools_high)), 9.0) == []
+    assert controller.step(ctl.BudgetCrossed(both(BUDGET.tools_high)), 9.0) == [ctl.Revoke()]
 
 
 def test_while_one_waits_for_the_others_memory_nobody_is_stopped_for_the_budget() -> None:
     controller, usages = two(), both(BUDGET.tools_high)
     for second in range(1, 20):
-        assert controller.step(ctl.BudgetCrossed(usages, waits=True), second) == []
+        assert not is_stop_of_the_second(controller.step(ctl.BudgetCrossed(usages, waits=True), second))
         assert controller.next_deadline() == second + POLICY.session.brake
     assert is_stop_of_the_second(controller.step(ctl.BudgetCrossed(usages), 20.0))
 
@@ -230,7 +230,7 @@ def test_in_every_history_actions_stay_within_the_rules(history):  # type: ignor
             brakes.pop(event.call, None)
         for action in actions:
             # Only calls that began and have not ended are acted upon: there is no agent domain to name.
-            if isinstance(action, ctl.MeasureAll):
+            if isinstance(action, (ctl.MeasureAll, ctl.Revoke)):
                 continue
             assert action.call in live
             if isinstance(action, ctl.SetLimits):

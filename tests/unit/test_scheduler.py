@@ -146,6 +146,22 @@ def test_calls_of_one_session_share_its_budget() -> None:
     assert not kinds(grow(scheduler, begin(scheduler, "b", 1), 400 * MIB), ev.Wait)
 
 
+def test_in_a_session_that_is_full_who_grows_waits_whatever_it_was_granted() -> None:
+    scheduler = Scheduler(RULE, 10 * GIB)
+    scheduler.step(ev.SessionBegan("a", "normal", 500 * MIB), 0.0)
+    first, second = (begin(scheduler, "a", call) for call in (1, 2))
+    grow(scheduler, second, 200 * MIB)
+    held = {first: 330 * MIB, second: 210 * MIB}  # the first was faster than its grant
+    for key, size in held.items():
+        [grant] = kinds(scheduler.step(ev.Full(key, size), 1.0), ev.Grant)
+        assert isinstance(grant, ev.Grant)
+        assert (grant.up_to, grant.ask_at) == (size, size)
+    [wait] = kinds(scheduler.step(ev.Wants(second, 211 * MIB), 1.1), ev.Wait)
+    assert isinstance(wait, ev.Wait)
+    assert wait.rung == "freeze"
+    assert [go.key for go in kinds(scheduler.step(ev.CallEnded(first), 2.0), ev.Go)] == [second]
+
+
 def test_where_a_sessions_memory_is_scarce_the_grants_of_its_calls_are_firm() -> None:
     scheduler = Scheduler(RULE, 10 * GIB)
     scheduler.step(ev.SessionBegan("a", "normal", 500 * MIB), 0.0)
@@ -238,6 +254,7 @@ EVENTS = st.one_of(
     st.builds(ev.Wants, KEYS, BYTES),
     st.builds(ev.Wants, KEYS, BYTES),
     st.builds(ev.Holds, KEYS, BYTES),
+    st.builds(ev.Full, KEYS, BYTES),
     st.builds(ev.CallEnded, KEYS),
     st.builds(ev.Capacity, st.integers(100, 1000).map(lambda size: size * MIB), st.integers(0, 50).map(lambda size: size * MIB)),
     st.builds(ev.PriorityChanged, st.sampled_from(sorted(SESSIONS)), st.sampled_from(sorted(LEVELS))),
@@ -272,7 +289,7 @@ def test_grants_never_exceed_the_capacity_and_only_live_calls_are_named(history)
             live.discard(event.key)
             granted.pop(event.key, None)
             held.pop(event.key, None)
-        elif isinstance(event, (ev.Wants, ev.Holds)) and event.key in live:
+        elif isinstance(event, (ev.Wants, ev.Holds, ev.Full)) and event.key in live:
             held[event.key] = event.held
         elif isinstance(event, ev.Capacity):
             capacity[0] = event.total + event.reserve

@@ -13,6 +13,7 @@ EVENTS = st.one_of(
     st.builds(wire.Hello, BEGUN, st.sampled_from(["auto", "cgroup", "sched_ext"])),
     st.builds(ev.CallBegan, KEYS, st.integers(0), st.integers(0), st.integers(0), st.booleans()),
     st.builds(ev.Wants, KEYS, st.integers(0)),
+    st.builds(ev.Full, KEYS, st.integers(0)),
     st.builds(ev.CallEnded, KEYS),
 )
 ACTIONS = st.one_of(
