@@ -23,8 +23,8 @@ static __always_inline void arm(void)
 	if (__sync_lock_test_and_set(&ticking, 1))
 		return;
 	tick = bpf_map_lookup_elem(&ticks, &key);
-	if (tick)
-		bpf_timer_start(&tick->timer, TICK_NS, 0);
+	if (!tick || bpf_timer_start(&tick->timer, TICK_NS, 0))
+		ticking = 0; /* the next one tries again */
 }
 
 /* In the task, on its way back to user space. */
@@ -37,12 +37,13 @@ static int hold_now(struct bpf_map *map, void *key, void *value)
 	if (!task || task->hold_until_ns <= now)
 		return 0;
 	count(figures.delays, now - task->asked_at_ns);
-	task->held_from_ns = now;
-	task->held_until_ns = task->hold_until_ns;
-	if (last_deadline_ns < task->held_until_ns)
-		last_deadline_ns = task->held_until_ns;
-	arm();
+	/* Taken off the processor before it has started the timer, it would wait for itself. */
 	bpf_preempt_disable();
+	task->held_from_ns = now;
+	/* Counted before the timer is looked at: a processor may be away (its host runs another) for long at any point of the way. */
+	if (!__sync_lock_test_and_set(&task->held_until_ns, task->hold_until_ns))
+		__sync_fetch_and_add(&held_tasks, 1);
+	arm();
 	scx_bpf_kick_cpu(bpf_get_smp_processor_id(), SCX_KICK_PREEMPT);
 	bpf_preempt_enable();
 	return 0;
@@ -72,7 +73,9 @@ static __always_inline void hold(struct task_struct *of, struct task *task, __u6
 
 static __always_inline void let_go(struct task *task, __u64 now)
 {
-	task->held_until_ns = 0;
+	if (!__sync_lock_test_and_set(&task->held_until_ns, 0))
+		return;
+	__sync_fetch_and_add(&held_tasks, -1);
 	count(figures.held, now - task->held_from_ns);
 	__sync_fetch_and_add(&figures.held_ns, now - task->held_from_ns);
 }
@@ -84,7 +87,7 @@ static int on_tick(void *map, int *key, struct bpf_timer *timer)
 	struct task_struct *of;
 	__s32 cpu;
 
-	ticking = 0;
+	__sync_lock_test_and_set(&ticking, 0); /* in order: who counts itself after the look below finds that nobody ticks */
 	bpf_iter_scx_dsq_new(&iterator, HELD, 0);
 	while ((of = bpf_iter_scx_dsq_next(&iterator))) {
 		struct task *task = task_of(of);
@@ -101,7 +104,7 @@ static int on_tick(void *map, int *key, struct bpf_timer *timer)
 			scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
 	}
 	bpf_iter_scx_dsq_destroy(&iterator);
-	if (now < last_deadline_ns + 2 * TICK_NS || scx_bpf_dsq_nr_queued(HELD) > 0)
+	if (held_tasks > 0 || scx_bpf_dsq_nr_queued(HELD) > 0)
 		arm();
 	return 0;
 }

@@ -111,9 +111,12 @@ int BPF_PROG(ext_select_cpu, struct task_struct *of, __s32 before, __u64 flags)
 	struct task *task = task_of(of);
 	bool idle = false;
 	__s32 cpu = scx_bpf_select_cpu_dfl(of, before, flags, &idle);
+	__u64 now = bpf_ktime_get_ns();
 
-	if (idle && task && task->held_until_ns <= bpf_ktime_get_ns())
-		scx_bpf_dsq_insert(of, SCX_DSQ_LOCAL, rates.slice_ns, 0);
+	if (!idle || !task || task->held_until_ns > now)
+		return cpu;
+	let_go(task, now);
+	scx_bpf_dsq_insert(of, SCX_DSQ_LOCAL, rates.slice_ns, 0);
 	return cpu;
 }
 
@@ -129,7 +132,7 @@ int BPF_PROG(ext_enqueue, struct task_struct *of, __u64 flags)
 		scx_bpf_dsq_insert_vtime(of, HELD, rates.slice_ns, task->held_until_ns, flags);
 		return 0;
 	}
-	if (task && task->held_until_ns)
+	if (task)
 		let_go(task, now);
 	/* The processor has nothing else to do, and won't look into the queue again: its hold has ended just now. */
 	if (!task || flags & SCX_ENQ_LAST) {
@@ -251,8 +254,11 @@ int BPF_PROG(ext_enable, struct task_struct *of)
 SEC("struct_ops/disable")
 int BPF_PROG(ext_disable, struct task_struct *of)
 {
+	struct task *task = task_of(of);
 	__u32 id = of->pid;
 
+	if (task)
+		let_go(task, bpf_ktime_get_ns());
 	bpf_task_storage_delete(&tasks, of);
 	bpf_map_delete_elem(&works, &id);
 	return 0;

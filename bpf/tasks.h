@@ -15,7 +15,7 @@ const struct cpumask declared SEC(".rodata.declared") = {};
 const struct farewell *const declared_too SEC(".rodata.declared") = NULL;
 const enum hold_reason declared_as_well SEC(".rodata.declared") = HOLD_BRAKE;
 static __u64 now_virtual SEC(".data.own");
-static __u64 last_deadline_ns SEC(".data.own");
+static __s64 held_tasks SEC(".data.own"); /* on their way into HELD, or in it */
 static __u32 ticking SEC(".data.own");
 
 /* A cgroup with the cpu controller. */

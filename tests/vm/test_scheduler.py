@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from agentcgroup.host.arbiter import NAME
 from agentcgroup.kernel import scheduler
 from agentcgroup.kernel.libbpf import BpfError
 from agentcgroup.kernel.selftest import leaves
-from tests.vm.harness import SLICE, assert_nothing_left, command, session
+from tests.vm.harness import SLICE, TRIES, assert_nothing_left, command, session
 
 LACKING = scheduler.lacking()
 NEEDS = pytest.mark.skipif(bool(LACKING), reason=LACKING)
@@ -126,6 +127,37 @@ def test_a_call_that_lacks_memory_brakes_those_below_it_at_once(loaded: schedule
     assert figures.protections > 0
     assert sum(figures.reactions) > 0
     assert figures.holds["brake"] == 0
+
+
+@NEEDS
+def test_every_hold_ends(loaded: scheduler.Scheduler, hog: str) -> None:
+    """Of one task alone, wherever it is interrupted: nothing else that is held starts the timer that ends its hold."""
+    enforcer = InKernel("sched_ext", loaded.calls_id, rank=2)
+    with leaves(1) as [leaf], interruptions():
+        task = start(leaf, enforcer, f"i=0; while [ $i -lt {TRIES or 40} ]; do i=$((i+1)); {hog} 16; done")
+        enforcer.grant(leaf, 1 << 20)
+        task.wait(TRIES + 100)
+    assert scheduler.read_figures(loaded.figures_id).holds["grant"] > 40
+    assert loaded.ejected() is None  # the kernel's watchdog does so after 10 s
+
+
+@contextmanager
+def interruptions() -> Iterator[None]:
+    """Programs outside that come and go at random moments, on every processor."""
+    code = (
+        "import random, time\n"
+        "while True:\n"
+        "  until = time.monotonic() + random.uniform(0, 0.02)\n"
+        "  while time.monotonic() < until: pass\n"
+        "  time.sleep(random.uniform(0, 0.02))\n"
+    )
+    others = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(os.cpu_count() or 1)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 @NEEDS
