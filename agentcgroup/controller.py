@@ -1,7 +1,7 @@
 """What is to be done: a pure state machine from events and time to actions.
 
 One controller governs one session.  It never reads a clock, a file or a process; the same class runs
-live, in the tests and (later) on recorded runs.  The ladder for a call that exceeds its memory:
+live and in the tests.  The ladder for a call that exceeds its memory:
 
 * observe: below its limit nothing is done;
 * brake: above it, the kernel itself slows every allocation (``memory.high``), for at most ``brake_s``;
@@ -15,16 +15,14 @@ that holds most is stopped when that has not helped in time and none of them wai
 A call that is kept waiting for memory most of the time counts as out of memory, too.  Which calls wait for each
 other's memory is decided for the whole host (``schedule``); a call that has to go for that is stopped here.  Where
 processors are short, calls that have used much of them come after those that have not.
-
-No action names the agent domain: there is no way to write one.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
+from agentcgroup import control_events as ev
 from agentcgroup.classify import Budget, apply_hint, merge_hints
 from agentcgroup.hints import NONE, Hint
-from agentcgroup.model import CommandClass, Limits, Usage
+from agentcgroup.model import CommandClass, Limits
 from agentcgroup.policy import Policy
 
 KILL_RETRY_S = 1.0
@@ -37,196 +35,6 @@ THRASHING = 0.7
 SINKS = ((10.0, 4), (1.0, 2))
 """Seconds of processor time from which a call's weight is divided, and by what.  Recorded calls take 1-2 s at the median."""
 
-# Events
-
-
-@dataclass(frozen=True, slots=True)
-class Began:
-    """A call began; ``granted`` is what the policy gives its command."""
-
-    call: int
-    granted: CommandClass
-
-
-@dataclass(frozen=True, slots=True)
-class Reclassified:
-    """The call's command is known only now (``agentcgroup exec``)."""
-
-    call: int
-    granted: CommandClass
-
-
-@dataclass(frozen=True, slots=True)
-class Hinted:
-    """A process of the call declared a need."""
-
-    call: int
-    hint: Hint
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """The call's memory, read because it crossed its limit or because ``Measure`` asked."""
-
-    call: int
-    usage: Usage
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetCrossed:
-    """All calls together crossed the session's share, or ``MeasureAll`` asked; the memory of each, and whether one waits for memory."""
-
-    usages: dict[int, Usage]
-    waits: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessesRefused:
-    """The call reached its limit on processes: a fork failed."""
-
-    call: int
-
-
-@dataclass(frozen=True, slots=True)
-class KernelKilled:
-    """The kernel's out-of-memory killer was faster than we; the most that the call held, in bytes."""
-
-    call: int
-    peak: int
-
-
-@dataclass(frozen=True, slots=True)
-class NoRoom:
-    """The host's scheduler found that waiting does not help, and chose this call; bytes, seconds, and why in words."""
-
-    call: int
-    held: int
-    capacity: int
-    waited_s: float
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stalled:
-    """For how long in all every process of the call at once has waited for memory (PSI's ``full``)."""
-
-    call: int
-    stalled_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """Processors are short; the time that each call has used of them, in seconds."""
-
-    used_s: dict[int, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The call is over."""
-
-    call: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Nothing happened but time."""
-
-
-Event = (
-    Began
-    | Reclassified
-    | Hinted
-    | Measured
-    | BudgetCrossed
-    | ProcessesRefused
-    | KernelKilled
-    | NoRoom
-    | Stalled
-    | Computed
-    | Ended
-    | Tick
-)
-
-
-# Actions
-
-Reason = Literal["memory", "budget", "time", "processes", "kernel", "session", "room", "stalled"]
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """What an agent is told of a call.  Bytes, seconds; ``most`` is what a memory hint could get."""
-
-    reason: Reason
-    stopped: bool
-    class_name: str
-    used: float
-    limit: float
-    expected: int | None = None
-    most: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SetLimits:
-    call: int
-    limits: Limits
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """Read the call's memory and report it."""
-
-    call: int
-
-
-@dataclass(frozen=True, slots=True)
-class MeasureAll:
-    """Read the memory of all calls and report it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Revoke:
-    """What the calls were granted and have not taken is not there: each asks before it grows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Brake:
-    """The call is being slowed (by the kernel, at its ``memory.high``) until the given time at most."""
-
-    call: int
-    until_s: float
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """The call came back below its limit in time."""
-
-    call: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """Say it on the call's stderr; the call goes on."""
-
-    call: int
-    notice: Notice
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Freeze, tell, kill: one action, because a freeze without its kill would be a call left frozen."""
-
-    call: int
-    notice: Notice
-    why: str
-
-
-Action = SetLimits | Measure | MeasureAll | Revoke | Brake | Release | Tell | Stop
-
 
 @dataclass(slots=True)
 class _Call:
@@ -235,11 +43,11 @@ class _Call:
     began_s: float
     hint: Hint = NONE
     braked_until_s: float | None = None
-    stopped: tuple[float, Stop] | None = None
+    stopped: tuple[float, ev.Stop] | None = None
     peak: int = 0
     stalled_from: tuple[float, float] | None = None
     sunk: int = 1
-    told: set[Reason] = field(default_factory=set)
+    told: set[ev.Reason] = field(default_factory=set)
 
 
 class Controller:
@@ -251,39 +59,39 @@ class Controller:
         self._calls: dict[int, _Call] = {}
         self._over_until_s: float | None = None
 
-    def step(self, event: Event, now_s: float) -> list[Action]:
+    def step(self, event: ev.Event, now_s: float) -> list[ev.Action]:
         """The actions that ``event`` at time ``now_s`` (seconds, any origin, never going back) calls for."""
-        if isinstance(event, Began):
+        if isinstance(event, ev.Began):
             return self._began(event, now_s)
-        if isinstance(event, Tick):
+        if isinstance(event, ev.Tick):
             over = self._over_until_s is not None and now_s >= self._over_until_s
             return [
-                *([MeasureAll()] if over else []),
+                *([ev.MeasureAll()] if over else []),
                 *(action for call in list(self._calls) for action in self._due(call, now_s)),
             ]
-        if isinstance(event, BudgetCrossed):
+        if isinstance(event, ev.BudgetCrossed):
             return self._budget_crossed(event, now_s)
-        if isinstance(event, Computed):
+        if isinstance(event, ev.Computed):
             return [action for call, used_s in event.used_s.items() for action in self._computed(call, used_s)]
         state = self._calls.get(event.call)
         if state is None:
             return []
-        if isinstance(event, Ended):
+        if isinstance(event, ev.Ended):
             del self._calls[event.call]
             return []
-        if isinstance(event, Reclassified):
+        if isinstance(event, ev.Reclassified):
             state.granted = event.granted
             return self._limits_changed(event.call, state, f"class {event.granted.name}")
-        if isinstance(event, Hinted):
+        if isinstance(event, ev.Hinted):
             state.hint = merge_hints(self._policy, self._budget, state.hint, event.hint)
             return self._limits_changed(event.call, state, "hint")
-        if isinstance(event, Measured):
+        if isinstance(event, ev.Measured):
             return self._measured(event, state, now_s)
-        if isinstance(event, ProcessesRefused):
+        if isinstance(event, ev.ProcessesRefused):
             return self._processes_refused(event.call, state, now_s)
-        if isinstance(event, Stalled):
+        if isinstance(event, ev.Stalled):
             return self._stalled(event, state, now_s)
-        if isinstance(event, NoRoom):
+        if isinstance(event, ev.NoRoom):
             notice = self._notice("room", state, event.held, event.capacity)
             return self._stop(event.call, state, notice, now_s, event.why)
         return self._killed(event, state)
@@ -298,12 +106,12 @@ class Controller:
         state = self._calls.get(call)
         return state.limits if state else None
 
-    def _began(self, event: Began, now_s: float) -> list[Action]:
+    def _began(self, event: ev.Began, now_s: float) -> list[ev.Action]:
         limits = event.granted.limits
         self._calls[event.call] = _Call(event.granted, limits, now_s)
-        return [SetLimits(event.call, limits, event.granted.rule)]
+        return [ev.SetLimits(event.call, limits, event.granted.rule)]
 
-    def _limits_changed(self, call: int, state: _Call, why: str) -> list[Action]:
+    def _limits_changed(self, call: int, state: _Call, why: str) -> list[ev.Action]:
         limits = apply_hint(self._policy, self._budget, state.granted, state.hint)
         limits = replace(limits, cpu_weight=max(1, limits.cpu_weight // state.sunk))
         if limits == state.limits:
@@ -311,9 +119,9 @@ class Controller:
         if limits.memory_high_bytes != state.limits.memory_high_bytes:
             state.braked_until_s = None
         state.limits = limits
-        return [SetLimits(call, limits, why)]
+        return [ev.SetLimits(call, limits, why)]
 
-    def _measured(self, event: Measured, state: _Call, now_s: float) -> list[Action]:
+    def _measured(self, event: ev.Measured, state: _Call, now_s: float) -> list[ev.Action]:
         usage, limits = event.usage, state.limits
         state.peak = max(state.peak, usage.current)
         if state.stopped or state.granted.on_memory == "nothing":
@@ -322,17 +130,17 @@ class Controller:
             if state.braked_until_s is None:
                 return []  # page cache: the kernel makes room by itself
             state.braked_until_s = None
-            return [Release(event.call, "back below its memory limit")]
+            return [ev.Release(event.call, "back below its memory limit")]
         half_way = (limits.memory_high_bytes + limits.memory_max_bytes) / 2
         if state.braked_until_s is None and usage.firm < half_way and state.granted.brake_s > 0:
             state.braked_until_s = now_s + state.granted.brake_s
-            return [Brake(event.call, state.braked_until_s, "over its memory limit")]
+            return [ev.Brake(event.call, state.braked_until_s, "over its memory limit")]
         if state.braked_until_s is not None and now_s < state.braked_until_s and usage.firm < half_way:
             return []
         notice = self._notice("memory", state, max(state.peak, usage.current), limits.memory_high_bytes)
         return self._stop(event.call, state, notice, now_s)
 
-    def _budget_crossed(self, event: BudgetCrossed, now_s: float) -> list[Action]:
+    def _budget_crossed(self, event: ev.BudgetCrossed, now_s: float) -> list[ev.Action]:
         """All calls together are over, and stay so: the one that holds most is stopped, the younger of equals."""
         over_until_s, self._over_until_s = self._over_until_s, None
         holding = {call: usage for call, usage in event.usages.items() if call in self._calls}
@@ -348,12 +156,12 @@ class Controller:
                 over_until_s = now_s + state.granted.brake_s
             if now_s < over_until_s:
                 self._over_until_s = over_until_s
-                return [Revoke()] if first else []
+                return [ev.Revoke()] if first else []
         state.peak = max(state.peak, holding[victim].current)
         notice = self._notice("budget", state, holding[victim].current, self._budget.tools_high)
         return self._stop(victim, state, notice, now_s)
 
-    def _stalled(self, event: Stalled, state: _Call, now_s: float) -> list[Action]:
+    def _stalled(self, event: ev.Stalled, state: _Call, now_s: float) -> list[ev.Action]:
         """Grinding for half an hour is no better than a clear end: told and stopped when it gets nowhere for too long."""
         limit_s = self._policy.session.thrash
         if state.stalled_from is None:
@@ -367,7 +175,7 @@ class Controller:
             return []
         return self._stop(event.call, state, self._notice("stalled", state, event.stalled_s - before_s, now_s - since_s), now_s)
 
-    def _computed(self, call: int, used_s: float) -> list[Action]:
+    def _computed(self, call: int, used_s: float) -> list[ev.Action]:
         """Short calls first: one that has used a processor for seconds has half the weight, for longer a quarter."""
         state = self._calls.get(call)
         if state is None or len(self._calls) == 1:
@@ -375,7 +183,7 @@ class Controller:
         state.sunk = next((divisor for from_s, divisor in SINKS if used_s >= from_s), 1)
         return self._limits_changed(call, state, f"used {used_s:.0f} s of processor time while others wait")
 
-    def _killed(self, event: KernelKilled, state: _Call) -> list[Action]:
+    def _killed(self, event: ev.KernelKilled, state: _Call) -> list[ev.Action]:
         """Below its own limit it is killed where the session's memory is full, or all sessions' together."""
         if event.peak >= (limit := state.limits.memory_high_bytes):
             notice = self._notice("kernel", state, event.peak, limit)
@@ -383,7 +191,7 @@ class Controller:
             notice = self._notice("session", state, event.peak, self._budget.session)
         return self._tell_once(event.call, state, replace(notice, stopped=True))
 
-    def _processes_refused(self, call: int, state: _Call, now_s: float) -> list[Action]:
+    def _processes_refused(self, call: int, state: _Call, now_s: float) -> list[ev.Action]:
         limit = state.limits.processes or 0
         if state.granted.on_processes == "kill":
             return self._stop(call, state, self._notice("processes", state, limit, limit), now_s)
@@ -391,7 +199,7 @@ class Controller:
             return self._tell_once(call, state, self._notice("processes", state, limit, limit))
         return []
 
-    def _due(self, call: int, now_s: float) -> list[Action]:
+    def _due(self, call: int, now_s: float) -> list[ev.Action]:
         state = self._calls[call]
         if state.stopped:
             at, stop = state.stopped
@@ -400,7 +208,7 @@ class Controller:
             state.stopped = now_s + KILL_RETRY_S, stop
             return [stop]
         if state.braked_until_s is not None and now_s >= state.braked_until_s:
-            return [Measure(call)]
+            return [ev.Measure(call)]
         time_s = state.limits.time_s
         if time_s is not None and now_s >= state.began_s + time_s and "time" not in state.told:
             notice = self._notice("time", state, now_s - state.began_s, time_s)
@@ -409,24 +217,24 @@ class Controller:
             return self._tell_once(call, state, notice, aloud=state.granted.on_time == "tell")
         return []
 
-    def _stop(self, call: int, state: _Call, notice: Notice, now_s: float, why: str = "") -> list[Action]:
+    def _stop(self, call: int, state: _Call, notice: ev.Notice, now_s: float, why: str = "") -> list[ev.Action]:
         if state.stopped:
             return []
         why = f"{notice.reason}: {why or state.granted.rule}"
-        stop = Stop(call, replace(notice, stopped=True), why)
+        stop = ev.Stop(call, replace(notice, stopped=True), why)
         state.stopped = now_s + KILL_RETRY_S, stop
         state.braked_until_s = None
         return [stop]
 
-    def _tell_once(self, call: int, state: _Call, notice: Notice, aloud: bool = True) -> list[Action]:
+    def _tell_once(self, call: int, state: _Call, notice: ev.Notice, aloud: bool = True) -> list[ev.Action]:
         if notice.reason in state.told or state.stopped:
             return []
         state.told.add(notice.reason)
-        return [Tell(call, notice)] if aloud else []
+        return [ev.Tell(call, notice)] if aloud else []
 
-    def _notice(self, reason: Reason, state: _Call, used: float, limit: float) -> Notice:
+    def _notice(self, reason: ev.Reason, state: _Call, used: float, limit: float) -> ev.Notice:
         more = self._budget.tools_high > state.limits.memory_high_bytes
-        return Notice(
+        return ev.Notice(
             reason, False, state.granted.name, used, limit, state.granted.expected_bytes,
             self._budget.tools_high if more else None,
         )  # fmt: skip

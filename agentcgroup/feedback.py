@@ -5,7 +5,7 @@ Written for a model: what happened, the figures, what to try, with the exact wor
 
 import json
 
-from agentcgroup.controller import Notice
+from agentcgroup.control_events import Notice
 from agentcgroup.hints import VARIABLE
 from agentcgroup.units import format_duration, format_size
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agentcgroup import cgroup
-from agentcgroup import controller as ctl
+from agentcgroup import control_events as ctl
 from agentcgroup.enforce import kernel_release
 from agentcgroup.model import CallRecord, Deed, Limits
 from agentcgroup.session.layout import Layout

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from agentcgroup import cgroup, process
-from agentcgroup import controller as ctl
+from agentcgroup import control_events as ctl
 from agentcgroup.classify import Budget, classify
 from agentcgroup.command import assignments, display
+from agentcgroup.controller import Controller
 from agentcgroup.enforce import Choice
 from agentcgroup.hints import VARIABLE
 from agentcgroup.loops import Loop
@@ -59,7 +60,7 @@ class Calls:
         self._layout, self._tracker, self._watcher = layout, tracker, watcher
         self._log, self._began, self._recorder = log, began, recorder
         self._acts = Acts(layout, log, note, began)
-        self._controller = ctl.Controller(policy, budget)
+        self._controller = Controller(policy, budget)
         # Agents repeat themselves: nearly all recorded runs have the same command three times in a row.
         self._class_of = lru_cache(maxsize=256)(partial(classify, policy, budget))
         self._live: dict[int, Live] = {}

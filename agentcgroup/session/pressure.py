@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 
 from agentcgroup import cgroup
-from agentcgroup import controller as ctl
+from agentcgroup import control_events as ctl
 from agentcgroup.session.live import Live
 from agentcgroup.sources import Waited
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from agentcgroup import cgroup
-from agentcgroup import controller as ctl
+from agentcgroup import control_events as ctl
 from agentcgroup.session.live import Live
 from agentcgroup.session.watch import Watcher
 

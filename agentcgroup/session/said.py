@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from agentcgroup import controller as ctl
+from agentcgroup import control_events as ctl
 from agentcgroup import process
 from agentcgroup.hints import parse_hint
 from agentcgroup.session.live import Live

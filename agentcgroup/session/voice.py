@@ -11,7 +11,7 @@ import signal
 from pathlib import Path
 
 from agentcgroup import cgroup, process
-from agentcgroup.controller import Notice
+from agentcgroup.control_events import Notice
 from agentcgroup.feedback import FORMAT_VARIABLE, render
 
 PATIENCE_S = 0.5

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agentcgroup import cgroup, process
-from agentcgroup import controller as ctl
+from agentcgroup import control_events as ctl
 from agentcgroup.classify import classify, split_budget
+from agentcgroup.controller import Controller
 from agentcgroup.model import Limits
 from agentcgroup.policy import MonitorRule, load_policy
 from agentcgroup.sources import Event, Execed, MemoryNews
@@ -83,7 +84,7 @@ class Growth(Case):
 
     def decide(self) -> Callable[[], object]:
         budget = split_budget(POLICY, 1 << 30)
-        controller = ctl.Controller(POLICY, budget)
+        controller = Controller(POLICY, budget)
         controller.step(ctl.Began(1, classify(POLICY, budget, ("make",), False)), 0.0)
         controller.step(ctl.Measured(1, cgroup.usage(self.top / "leaf")), 0.1)
         limits = controller.limits_of(1)

@@ -3,8 +3,9 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentcgroup import controller as ctl
+from agentcgroup import control_events as ctl
 from agentcgroup.classify import classify, split_budget
+from agentcgroup.controller import KILL_RETRY_S, Controller
 from agentcgroup.hints import Hint
 from agentcgroup.model import CommandClass, Usage
 from agentcgroup.policy import Policy, load_policy, parse_policy
@@ -17,8 +18,8 @@ TOP = GRANTED.limits.memory_max_bytes
 TIMED = parse_policy("version: 1\ndefault: {time: 5s, processes: 50}\ndefault_on_limit: {processes: kill}\n", "p")
 
 
-def started(policy: Policy = POLICY, granted: CommandClass = GRANTED) -> ctl.Controller:
-    controller = ctl.Controller(policy, BUDGET)
+def started(policy: Policy = POLICY, granted: CommandClass = GRANTED) -> Controller:
+    controller = Controller(policy, BUDGET)
     assert controller.step(ctl.Began(1, granted), 0.0) == [ctl.SetLimits(1, granted.limits, granted.rule)]
     return controller
 
@@ -59,7 +60,7 @@ def test_a_stop_that_did_not_work_is_repeated_and_nothing_else_is_done() -> None
     controller = started()
     [stop] = controller.step(measured(TOP), 1.0)
     assert controller.step(measured(TOP), 1.1) == []
-    assert controller.step(ctl.Tick(), 1.0 + ctl.KILL_RETRY_S) == [stop]
+    assert controller.step(ctl.Tick(), 1.0 + KILL_RETRY_S) == [stop]
     controller.step(ctl.Ended(1), 3.0)
     assert controller.next_deadline() is None
 
@@ -78,7 +79,7 @@ def both(size: int) -> dict[int, Usage]:
     return {1: Usage(size // 4, size // 4), 2: Usage(size * 3 // 4, size * 3 // 4)}
 
 
-def two() -> ctl.Controller:
+def two() -> Controller:
     controller = started()
     controller.step(ctl.Began(2, GRANTED), 0.1)
     return controller
@@ -217,7 +218,7 @@ HISTORIES = st.lists(st.tuples(EVENTS, st.floats(0, 3)), max_size=40)
 @settings(max_examples=500)
 @given(HISTORIES)
 def test_in_every_history_actions_stay_within_the_rules(history):  # type: ignore[no-untyped-def]
-    controller = ctl.Controller(POLICY, BUDGET)
+    controller = Controller(POLICY, BUDGET)
     now, live = 0.0, set()
     brakes: dict[int, float] = {}
     for event, passed in history:
@@ -253,7 +254,7 @@ def test_in_every_history_actions_stay_within_the_rules(history):  # type: ignor
 @given(HISTORIES)
 def test_every_brake_ends(history):  # type: ignore[no-untyped-def]
     """Whatever came before: when the time of a brake is up and the call is measured, it is released or stopped."""
-    controller = ctl.Controller(POLICY, BUDGET)
+    controller = Controller(POLICY, BUDGET)
     now, braked = 0.0, set()
 
     def note(actions: list[ctl.Action]) -> list[ctl.Action]:
@@ -279,7 +280,7 @@ def test_every_brake_ends(history):  # type: ignore[no-untyped-def]
 @given(HISTORIES)
 def test_the_same_history_gives_the_same_actions(history):  # type: ignore[no-untyped-def]
     def play() -> list[list[ctl.Action]]:
-        controller, now, taken = ctl.Controller(POLICY, BUDGET), 0.0, []
+        controller, now, taken = Controller(POLICY, BUDGET), 0.0, []
         for event, passed in history:
             now += passed
             taken.append(controller.step(event, now))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from agentcgroup.controller import Notice, Reason
+from agentcgroup.control_events import Notice, Reason
 from agentcgroup.feedback import LONGEST_BYTES, render
 from agentcgroup.hints import parse_hint
 
