@@ -21,7 +21,7 @@ _TOLD_PER_SECOND = 16 / 0.134
 @pytest.mark.one_kernel
 def test_leaves_that_vanish_are_made_again(tmp_path: Path) -> None:
     spares = f"{SLICE}/agentcgroup-*/tools/tool-[2-9]"
-    calls = [{"command": f"rmdir {spares}"}, *[{"command": "sleep 0.5; cat /proc/self/cgroup; true"}] * 3]
+    calls = [{"command": f"sleep 1; rmdir {spares}"}, *[{"command": "sleep 1; cat /proc/self/cgroup; true"}] * 3]
     done, said = script(tmp_path, calls)
     assert [call["returncode"] for call in said] == [0] * 4, said
     assert not [line for line in done.report["log"] if "not placed:" in line]
@@ -135,7 +135,7 @@ def test_storms_in_one_session_are_told_in_few_words_and_do_not_reach_the_other(
     agent = [sys.executable, "tests/agents/scripted.py", str(stormy / "spec.json"), str(stormy / "transcript.json")]
     storm = subprocess.Popen(command("--name", "stormy", "--policy", str(rule), "--report", str(report), agent=agent))
     wait_for(SLICE / "agentcgroup-stormy.scope/tools/tool-3")
-    calls = [{"command": f"sleep 0.5; /bin/echo {number}; cat /proc/self/cgroup; true"} for number in range(8)]
+    calls = [{"command": f"sleep 1; /bin/echo {number}; cat /proc/self/cgroup; true"} for number in range(8)]
     done, said = script(quiet, calls)
     assert storm.wait(timeout=400) == 0
     assert [call["argv"][-1] for call in done.calls] == [call["command"] for call in calls]

@@ -126,7 +126,7 @@ def test_limits_on_time_and_processes_are_explained(events: str, tmp_path: Path)
 
 @EVENTS
 def test_tool_calls_are_the_kernels_victims_before_the_agent(events: str, tmp_path: Path) -> None:
-    calls = [{"command": "sleep 0.3; cat /proc/self/oom_score_adj"}]
+    calls = [{"command": "sleep 1; cat /proc/self/oom_score_adj"}]
     agent_score = int(Path("/proc/self/oom_score_adj").read_text())
     _, said = script(tmp_path, calls, "--events", events)
     assert said[0]["stdout"] == "800\n"  # of normal priority: those of a high one have less, of a low one more

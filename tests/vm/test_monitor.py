@@ -100,7 +100,7 @@ def test_a_retry_loop_is_found_and_what_it_leaves_is_given_back(tmp_path: Path) 
 
 
 def test_what_a_retry_loop_leaves_running_is_ended_by_policy(tmp_path: Path) -> None:
-    leaving = {"command": "sleep 77 >/dev/null 2>&1 & sleep 0.3"}
+    leaving = {"command": "sleep 77 >/dev/null 2>&1 & sleep 1"}
     rule = policy(tmp_path, "loops: {processes: end}\n")
     done, _ = script(tmp_path, [leaving] * 4, "--policy", str(rule))
     ended = [call["call"] for call in done.calls if any(deed["what"] == "ended" for deed in call["deeds"])]

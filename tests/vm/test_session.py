@@ -100,7 +100,7 @@ def test_without_systemd_sessions_are_plain_cgroups(tmp_path: Path) -> None:
     agent = [
         sys.executable,
         "-c",
-        "import subprocess; subprocess.run('sleep 0.3', shell=True, capture_output=True, start_new_session=True)",
+        "import subprocess; subprocess.run('sleep 1', shell=True, capture_output=True, start_new_session=True)",
     ]
     done = subprocess.run([*hidden, *command("--report", str(report), agent=agent)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -242,7 +242,7 @@ for number in range(4):
 
 def test_the_session_outlives_a_killed_run_and_cleans_up_after_itself(tmp_path: Path) -> None:
     mark, report = tmp_path / "mark", tmp_path / "report.json"
-    agent = f"import subprocess, time\ntime.sleep(3)\nsubprocess.run('sleep 0.5; cat /proc/self/cgroup > {mark}', shell=True, stdout=subprocess.PIPE, start_new_session=True)"
+    agent = f"import subprocess, time\ntime.sleep(3)\nsubprocess.run('sleep 1; cat /proc/self/cgroup > {mark}', shell=True, stdout=subprocess.PIPE, start_new_session=True)"
     run = subprocess.Popen(
         command("--name", "orphan", "--report", str(report), agent=[sys.executable, "-c", agent]), stderr=subprocess.DEVNULL
     )
