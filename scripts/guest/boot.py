@@ -21,6 +21,8 @@ FAILED = 125
 """Exit code when the guest ended without a result: panic, power-off, QEMU's own failure."""
 TIMED_OUT = 124
 """Exit code when the time was up, as timeout(1) has it."""
+TRY_AGAIN = 75
+"""Exit code when software emulation broke the guest (EX_TEMPFAIL of sysexits.h): see ``lost_race``."""
 PROBE_SECONDS = 10
 
 
@@ -159,7 +161,11 @@ def boot(guest: Guest, image: Path, command: list[str]) -> int:
             return TIMED_OUT
         code = os.read(status, 64).strip()
         if not code:
-            _show_console(work)
+            if lost_race(_show_console(work), qemu):
+                say(
+                    "software emulation lost a race with the kernel, which patched its own code: nothing that ran here is to blame"
+                )
+                return TRY_AGAIN
             raise VmError(f"the guest ended without a result (panic, or switched off) {errors.strip()[-500:]}")
         return int(code)
 
@@ -177,10 +183,20 @@ def _stream(output: int, process: subprocess.Popen[bytes], deadline: float) -> b
     return False
 
 
-def _show_console(work: Path) -> None:
+def lost_race(console: str, qemu: list[str]) -> bool:
+    """Whether the guest met the breakpoint that its kernel sets for a moment while it patches a jump.
+
+    A processor takes the exception and finds out; QEMU's, one thread for each, now and then goes on as if nobody had set one.
+    """
+    return "tcg,thread=multi" in ",".join(qemu) and "Oops: int3" in console
+
+
+def _show_console(work: Path) -> str:
+    """Say how the console ends; returns all that is on it."""
     text = (work / "console").read_text(errors="replace") if (work / "console").exists() else ""
-    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", text).strip().splitlines()[-40:]
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", text).strip().splitlines()[-60:]
     say("the guest's console, at the end:\n  " + "\n  ".join(lines))
+    return text
 
 
 def _bring_back(guest: Guest, work: Path) -> None:

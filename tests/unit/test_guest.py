@@ -31,3 +31,11 @@ def test_no_archive_is_an_error_that_says_where_it_was_looked_for(tmp_path: Path
 def test_values_that_qemu_would_not_understand_are_refused(guest: boot.Guest) -> None:
     with pytest.raises(packages.VmError):
         boot.check(guest)
+
+
+def test_only_what_emulation_broke_is_tried_again() -> None:
+    emulated, real = ["-accel", "tcg,thread=multi,tb-size=512"], ["-accel", "kvm"]
+    oops = "[  927.596] Oops: int3: 0000 [#1] SMP NOPTI\n[  927.597] RIP: 0010:__schedule+0x30c/0x1080"
+    assert boot.lost_race(oops, emulated)
+    assert not boot.lost_race(oops, real)
+    assert not boot.lost_race("Oops: general protection fault", emulated)
