@@ -30,7 +30,7 @@ class Live:
     """``settled_ns`` is when a process of it was moved last; ``misplaced`` counts those that may have to be.
 
     ``loose`` is how much of its memory was page cache when that was looked at last; at ``ask_at`` bytes it is to ask
-    for more, and ``told`` is what it had when it asked last; ``announced`` is what it is known to need.  ``held``: an operator froze it.
+    for more, and ``told`` is what the host process was told last that it had; ``announced`` is what it is known to need.  ``held``: an operator froze it.
     """
 
     record: CallRecord

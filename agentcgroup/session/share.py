@@ -287,9 +287,10 @@ class Share:
             if closely:
                 usage = cgroup.usage(live.leaf)
                 live.loose = usage.current - usage.firm
-                held = usage.firm
+                held, live.told = usage.firm, usage.current
             else:
-                held = max(0, int(cgroup.read(live.leaf, "memory.current")) - live.loose)
+                live.told = int(cgroup.read(live.leaf, "memory.current"))
+                held = max(0, live.told - live.loose)
             self._send(kind(self._key(live), held))
 
 
