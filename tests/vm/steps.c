@@ -1,13 +1,15 @@
-/* Allocate and touch memory in steps: steps MIB:SECONDS [MIB:SECONDS...], each a size to have in all and for how long. */
+/* Allocate and touch memory in steps: steps MIB:SECONDS [MIB:SECONDS...], each a size to have in all and for how long.
+ * Instead of SECONDS, the absolute path of a file: until it is there. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <unistd.h>
+#include "placed.h"
 
 int main(int argc, char **argv)
 {
 	size_t had = 0;
 
+	wait_until_placed();
 	for (int step = 1; step < argc; step++) {
 		char *colon;
 		size_t bytes = strtoul(argv[step], &colon, 10) << 20;
@@ -21,7 +23,11 @@ int main(int argc, char **argv)
 				memory[at] = 1;
 			had = bytes;
 		}
-		usleep(atof(colon + 1) * 1e6);
+		if (colon[1] == '/')
+			while (access(colon + 1, F_OK))
+				usleep(50000);
+		else
+			usleep(atof(colon + 1) * 1e6);
 	}
 	printf("had %zu\n", had >> 20);
 	return 0;
