@@ -47,6 +47,11 @@ static __always_inline void count_hold(enum hold_reason reason, __u64 now)
 	}
 }
 
+static __always_inline __u64 shorter(__u64 one, __u64 other)
+{
+	return one < other ? one : other;
+}
+
 /* How long a charge is to hold its task, at so much for CHARGE_PAGES: a huge page is eight such. */
 static __always_inline __u64 hold_for(__u64 ns, unsigned long pages)
 {
@@ -88,8 +93,8 @@ static __always_inline __u64 brake_for(struct call *call, __u64 usage, unsigned 
 		return 0;
 	protect(call->rank, now, rates.protect_ns);
 	*reason = HOLD_GRANT;
-	/* Those of the highest rank go on growing: the others give way. */
-	return call->rank ? hold_for(rates.stop_ns, pages) : 0;
+	/* The further beyond, the longer: n MiB take 4n^2 ms, so that whoever waits long for an answer has not outrun it. */
+	return hold_for(shorter(rates.stop_ns * (1 + ((usage - call->stop_at_bytes) >> 20)), rates.hold_ns), pages);
 }
 
 /* The current task begins to wait for memory, or has waited: others give way until then, and a little longer. */

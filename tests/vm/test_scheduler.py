@@ -134,7 +134,7 @@ def test_every_hold_ends(loaded: scheduler.Scheduler, hog: str) -> None:
     """Of one task alone, wherever it is interrupted: nothing else that is held starts the timer that ends its hold."""
     enforcer = InKernel("sched_ext", loaded.calls_id, rank=2)
     with leaves(1) as [leaf], interruptions():
-        task = start(leaf, enforcer, f"i=0; while [ $i -lt {TRIES or 40} ]; do i=$((i+1)); {hog} 16; done")
+        task = start(leaf, enforcer, f"i=0; while [ $i -lt {TRIES or 40} ]; do i=$((i+1)); {hog} 3; done")
         enforcer.grant(leaf, 1 << 20)
         task.wait(TRIES + 100)
     assert scheduler.read_figures(loaded.figures_id).holds["grant"] > 40
