@@ -78,21 +78,28 @@ static __always_inline bool gives_way(__u32 rank, __u64 now)
 	return false;
 }
 
+/* Whether a call that has so much is to be slowed now, and why. */
+static __always_inline bool is_slowed(struct call *call, __u64 usage, __u64 now, enum hold_reason *reason)
+{
+	if (call->brake_until_ns > now)
+		*reason = HOLD_BRAKE;
+	else if (gives_way(call->rank, now))
+		*reason = HOLD_PROTECT;
+	else if (call->stop_at_bytes && usage > call->stop_at_bytes)
+		*reason = HOLD_GRANT;
+	else
+		return false;
+	return true;
+}
+
 /* For how long a task of `call` is to be held for this charge, and why; 0: not at all. */
 static __always_inline __u64 brake_for(struct call *call, __u64 usage, unsigned long pages, __u64 now, enum hold_reason *reason)
 {
-	if (call->brake_until_ns > now) {
-		*reason = HOLD_BRAKE;
-		return hold_for(rates.hold_ns, pages);
-	}
-	if (gives_way(call->rank, now)) {
-		*reason = HOLD_PROTECT;
-		return hold_for(rates.hold_ns, pages);
-	}
-	if (!call->stop_at_bytes || usage <= call->stop_at_bytes)
+	if (!is_slowed(call, usage, now, reason))
 		return 0;
+	if (*reason != HOLD_GRANT)
+		return hold_for(rates.hold_ns, pages);
 	protect(call->rank, now, rates.protect_ns);
-	*reason = HOLD_GRANT;
 	/* The further beyond, the longer: n MiB take 4n^2 ms, so that whoever waits long for an answer has not outrun it. */
 	return hold_for(shorter(rates.stop_ns * (1 + ((usage - call->stop_at_bytes) >> 20)), rates.hold_ns), pages);
 }

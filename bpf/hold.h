@@ -14,6 +14,7 @@
 
 #define TICK_NS 1000000
 #define LONGEST_HOLD_NS 1000000000ULL
+#define LOOKED_AT 32 /* of those that are held, at each tick */
 
 static __always_inline void arm(void)
 {
@@ -62,6 +63,7 @@ static __always_inline void hold(struct task_struct *of, struct task *task, __u6
 	if (until_ns > now + LONGEST_HOLD_NS)
 		until_ns = now + LONGEST_HOLD_NS;
 	task->hold_until_ns = until_ns;
+	task->held_for = reason;
 	task->asked_at_ns = now;
 	if (bpf_task_work_schedule_resume(of, &work->work, &works, hold_now)) {
 		/* It is still inside its last hold, or there is no memory: asked again at the next charge, or turn. */
@@ -75,9 +77,24 @@ static __always_inline void let_go(struct task *task, __u64 now)
 {
 	if (!__sync_lock_test_and_set(&task->held_until_ns, 0))
 		return;
+	task->hold_until_ns = 0;
 	__sync_fetch_and_add(&held_tasks, -1);
 	count(figures.held, now - task->held_from_ns);
 	__sync_fetch_and_add(&figures.held_ns, now - task->held_from_ns);
+}
+
+/* Whether what a task is held for is still so: user space may have answered meanwhile. */
+static __always_inline bool still_slowed(struct task_struct *of, struct task *task, __u64 now)
+{
+	enum hold_reason reason;
+	struct call *call;
+	__u64 id;
+
+	if (task->held_for == HOLD_QUOTA)
+		return true;
+	id = cgroup_of(of);
+	call = bpf_map_lookup_elem(&calls, &id);
+	return call && is_slowed(call, usage_of(memory_of(of->cgroups->dfl_cgrp)), now, &reason);
 }
 
 static int on_tick(void *map, int *key, struct bpf_timer *timer)
@@ -85,6 +102,7 @@ static int on_tick(void *map, int *key, struct bpf_timer *timer)
 	struct bpf_iter_scx_dsq iterator;
 	__u64 now = bpf_ktime_get_ns();
 	struct task_struct *of;
+	int looked_at = 0;
 	__s32 cpu;
 
 	__sync_lock_test_and_set(&ticking, 0); /* in order: who counts itself after the look below finds that nobody ticks */
@@ -92,8 +110,12 @@ static int on_tick(void *map, int *key, struct bpf_timer *timer)
 	while ((of = bpf_iter_scx_dsq_next(&iterator))) {
 		struct task *task = task_of(of);
 
-		if (task && task->held_until_ns > now)
-			break;
+		if (task && task->held_until_ns > now) {
+			if (++looked_at > LOOKED_AT)
+				break;
+			if (still_slowed(of, task, now))
+				continue;
+		}
 		if (task)
 			let_go(task, now);
 		scx_bpf_dsq_move_set_vtime(&iterator, now_virtual);

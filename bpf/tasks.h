@@ -48,6 +48,7 @@ struct task {
 	__u64 group; /* the cgroup it counts in while it wants to run; 0: none */
 	__u64 share;
 	__u64 hold_until_ns; /* asked for; it comes into force at its return to user space */
+	enum hold_reason held_for;
 	__u64 asked_at_ns;
 	__u64 held_until_ns;
 	__u64 held_from_ns;

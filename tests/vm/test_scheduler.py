@@ -5,8 +5,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,13 @@ def start(leaf: Path, enforcer: InKernel, code: str) -> "subprocess.Popen[bytes]
     process.stdin.write(b"\n")
     process.stdin.close()
     return process
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def used(leaf: Path) -> float:
@@ -118,15 +126,34 @@ def test_a_call_that_lacks_memory_brakes_those_below_it_at_once(loaded: schedule
         cgroup.write(high, "memory.high", 16 << 20)
         grower = start(low, low_enforcer, f"while :; do {hog} 64; done")
         start(high, high_enforcer, f"{hog} 64")
-        deadline = time.monotonic() + 20
-        while not scheduler.read_figures(loaded.figures_id).holds["protect"]:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: scheduler.read_figures(loaded.figures_id).holds["protect"] > 0)
         grower.kill()
     figures = scheduler.read_figures(loaded.figures_id)
     assert figures.protections > 0
     assert sum(figures.reactions) > 0
     assert figures.holds["brake"] == 0
+
+
+@NEEDS
+def test_who_is_held_goes_on_as_soon_as_its_brake_is_lifted(monkeypatch: pytest.MonkeyPatch, hog: str) -> None:
+    """Of holds that would last 0.9 s each, lifted at once, none lasts as long."""
+    monkeypatch.setattr(scheduler, "RATES_IN_FORCE", scheduler.RATES_IN_FORCE._replace(hold_ns=900_000_000))
+    wait_for_no_host()
+    program = scheduler.Scheduler()
+    enforcer, figures = InKernel("sched_ext", program.calls_id, rank=1), partial(scheduler.read_figures, program.figures_id)
+
+    def lift_a_brake() -> None:
+        before = figures()
+        enforcer.brake(leaf)
+        until(lambda: figures().holds["brake"] > before.holds["brake"])
+        enforcer.release(leaf, None)
+        until(lambda: sum(figures().held) > sum(before.held))
+
+    with closing(program), leaves(1) as [leaf]:
+        start(leaf, enforcer, f"while :; do {hog} 64; done")
+        for _ in range(10):
+            lift_a_brake()
+        assert figures().held_ns < 450_000_000 * sum(figures().held)
 
 
 @NEEDS
