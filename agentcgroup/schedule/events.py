@@ -71,10 +71,11 @@ class Wants:
 
 @dataclass(frozen=True, slots=True)
 class Holds:
-    """The answer to ``Look``."""
+    """The answer to ``Look``; ``peak`` is the most that the call has held, as far as is known."""
 
     key: Key
     held: int
+    peak: int = 0
 
 
 @dataclass(frozen=True, slots=True)
