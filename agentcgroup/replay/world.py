@@ -72,7 +72,6 @@ class _Agent:
     began_s: float = 0.0
     own: int = 0
     held: int = 0
-    peak: int = 0
     call: int = 0
     ask_at: int = 0
     grant: int = 0
@@ -194,7 +193,7 @@ class World:
 
     def _begin(self, agent: _Agent) -> None:
         agent.call += 1
-        agent.held, agent.peak, agent.stopped = 0, 0, False
+        agent.held, agent.stopped = 0, False
         agent.ask_at = agent.grant = ALLOWANCE
         self._tell(ev.CallBegan((str(agent.number), agent.call), self._memory))
 
@@ -223,7 +222,6 @@ class World:
             self._own += change
         else:
             agent.held += change
-            agent.peak = max(agent.peak, agent.held)
         self._used += change
         if own and self._scheduler:
             self._tell(ev.Capacity(max(0, self._memory - self._reserve - self._own), self._reserve * 3 // 4))
@@ -285,7 +283,7 @@ class World:
             if agent.grows:
                 self._wake(agent, 0.0)
         elif isinstance(action, ev.Look):
-            self._tell(ev.Holds(action.key, agent.held, agent.peak))
+            self._tell(ev.Holds(action.key, agent.held))
         else:
             self.figures.killed += 1
             self._lose_call(agent)

@@ -71,11 +71,10 @@ class Wants:
 
 @dataclass(frozen=True, slots=True)
 class Holds:
-    """The answer to ``Look``; ``peak`` is the most that the call has held, as far as is known."""
+    """The answer to ``Look``."""
 
     key: Key
     held: int
-    peak: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,7 @@ class Scheduler:
         elif isinstance(event, ev.Wants):
             return self._wants(call, event.held, now_s)
         elif isinstance(event, ev.Holds):
-            return self._holds(call, event)
+            return self._holds(call, event.held)
         elif isinstance(event, ev.Full):
             return self._full(call, event.held)
         return []
@@ -152,10 +152,9 @@ class Scheduler:
             return self._grant(call, room, now_s, "there is room for it")
         return self._wait(call, now_s, blocker)
 
-    def _holds(self, call: Call, event: ev.Holds) -> list[Action]:
+    def _holds(self, call: Call, held: int) -> list[Action]:
         """A call was looked at; what it gave back is free for others."""
-        held = event.held
-        self._note_held(call, held, event.peak)
+        self._note_held(call, held)
         spare = call.grant - held
         margin = (1 if self._waiting else 2) * self._rule.step
         if spare <= margin + self._rule.step // 2 or call.rung:
@@ -175,8 +174,8 @@ class Scheduler:
         self._put(call)
         return [] if waits else [ev.Grant(call.key, call.used, call.used, self._scarce(call))]
 
-    def _note_held(self, call: Call, held: int, peak: int = 0) -> None:
-        call.held, call.peak = held, max(call.peak, held, peak)
+    def _note_held(self, call: Call, held: int) -> None:
+        call.held, call.peak = held, max(call.peak, held)
         if call.peak >= _HAD * call.announced and held < _GAVE_BACK * call.announced:
             call.announced = 0
 

@@ -291,11 +291,7 @@ class Share:
             else:
                 live.told = int(cgroup.read(live.leaf, "memory.current"))
                 held = max(0, live.told - live.loose)
-            if kind is ev.Full:
-                self._send(ev.Full(self._key(live), held))
-            else:
-                peak = int(cgroup.read(live.leaf, "memory.peak")) - live.loose
-                self._send(ev.Holds(self._key(live), held, max(held, peak)))
+            self._send(kind(self._key(live), held))
 
 
 def kill_words(kill: ev.Kill) -> str:
