@@ -233,8 +233,11 @@ static __always_inline void ask(struct place *place, struct task_struct *task, _
 	__u64 id = cgroup_of(task);
 	struct grant *grant = bpf_map_lookup_elem(&grants, &id);
 
-	if (grant && !grant->asked && usage >= grant->ask_at_bytes)
-		grant->asked = tell(place, EVENT_WANTS, id, task->tgid, usage);
+	if (!grant || usage < grant->ask_at_bytes || __sync_lock_test_and_set(&grant->asked, 1))
+		return;
+	/* Noted before it is told: who hears it may take the processor, and answer, before we go on. */
+	if (!tell(place, EVENT_WANTS, id, task->tgid, usage))
+		grant->asked = 0;
 }
 
 /* Called for every 64 pages or so that a task takes, not for every page. */
