@@ -130,7 +130,7 @@ class Scheduler:
         elif isinstance(event, ev.Wants):
             return self._wants(call, event.held, now_s)
         elif isinstance(event, ev.Holds):
-            return self._holds(call, event.held)
+            return self._holds(call, event.held, now_s)
         elif isinstance(event, ev.Full):
             return self._full(call, event.held)
         return []
@@ -152,8 +152,10 @@ class Scheduler:
             return self._grant(call, room, now_s, "there is room for it")
         return self._wait(call, now_s, blocker)
 
-    def _holds(self, call: Call, held: int) -> list[Action]:
-        """A call was looked at; what it gave back is free for others."""
+    def _holds(self, call: Call, held: int, now_s: float) -> list[Action]:
+        """A call was looked at; what it gave back is free for others, and beyond its grant it wants more, heard or not."""
+        if held > max(call.grant, ALLOWANCE) and not call.rung:
+            return self._wants(call, held, now_s)
         self._note_held(call, held)
         spare = call.grant - held
         margin = (1 if self._waiting else 2) * self._rule.step

@@ -94,6 +94,15 @@ def test_when_one_ends_the_first_that_waits_goes_on() -> None:
     assert [action.key for action in kinds(actions, ev.Go)] == [third, second]
 
 
+def test_a_call_that_is_found_beyond_its_grant_is_answered_though_its_asking_was_not_heard() -> None:
+    scheduler = host(a="normal")
+    call = begin(scheduler, "a")
+    grow(scheduler, call, 100 * MIB)
+    [grant] = kinds(scheduler.step(ev.Holds(call, 500 * MIB), 1.0), ev.Grant)
+    assert isinstance(grant, ev.Grant)
+    assert grant.up_to > 500 * MIB
+
+
 def test_memory_that_was_given_back_is_noticed_while_somebody_waits() -> None:
     scheduler = host(a="normal", b="normal")
     first, second = begin(scheduler, "a"), begin(scheduler, "b")
