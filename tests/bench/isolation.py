@@ -8,7 +8,8 @@ peak), 20 times as fast as recorded, swap off.  In turn, with the memory of all 
 * poller: a loop that looks at the pressure every 100 ms and kills the largest of the lowest priority, as existing daemons do;
 * ours+hints: agentcgroup, each process says what it needs at most; ours: nothing is said; each by the enforcer after the @.
 
-"spare" (no limit) and "alone" (the high one only) are what they are compared with.  AGENTCGROUP_SIZES="1100 900" chooses sizes.
+"spare" (no limit) and "alone" (the high one only) are what they are compared with; ``bound`` is what nobody can beat.
+AGENTCGROUP_SIZES="1100 900" chooses sizes.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ from agentcgroup.model import MIB
 from agentcgroup.replay import perform
 from agentcgroup.replay.perform import Entry, Outcome, Settings, Starter
 from agentcgroup.replay.traces import choose, default_file, load
+from tests.bench import bound
 
 SPEED = 20.0
 BASE = 100 * MIB
@@ -128,6 +130,11 @@ def summarize(rounds: list[dict[str, Any]], size: int) -> None:
     print(
         f"{'variant':20} {'survived':>9} {'last/spare':>11} {'worst':>6} {'high/alone':>11} {'high p95 ms':>12} {'waits':>6} {'waited s':>9}"
     )
+    high, low, _ = (bound.profile(entry.run, SPEED, entry.base) for entry in entries())
+    if (slots := bound.earliest(high, low, size)) is not None:
+        print(
+            f"at best, with all known before, nothing else in memory, and high never waiting: {slots / max(len(high), len(low)):.2f}"
+        )
     for variant in dict.fromkeys(one["variant"] for one in rounds if one["size"] == size):
         found = of(variant)
         alive = sum(outcome.took_s is not None for outcomes in found for outcome in outcomes)
