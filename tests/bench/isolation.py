@@ -127,14 +127,14 @@ def summarize(rounds: list[dict[str, Any]], size: int) -> None:
     print(
         f"\n{size} MiB: spare: last finished after {spare:.2f} s; high alone: {high_alone:.2f} s, p95 of its steps {1000 * alone_p95:.1f} ms"
     )
-    print(
-        f"{'variant':20} {'survived':>9} {'last/spare':>11} {'worst':>6} {'high/alone':>11} {'high p95 ms':>12} {'waits':>6} {'waited s':>9}"
-    )
     high, low, _ = (bound.profile(entry.run, SPEED, entry.base) for entry in entries())
     if (slots := bound.earliest(high, low, size)) is not None:
         print(
             f"at best, with all known before, nothing else in memory, and high never waiting: {slots / max(len(high), len(low)):.2f}"
         )
+    print(
+        f"{'variant':20} {'survived':>9} {'last/spare':>11} {'worst':>6} {'high/alone':>11} {'high p95 ms':>12} {'waits':>6} {'waited s':>9}"
+    )
     for variant in dict.fromkeys(one["variant"] for one in rounds if one["size"] == size):
         found = of(variant)
         alive = sum(outcome.took_s is not None for outcomes in found for outcome in outcomes)
