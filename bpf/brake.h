@@ -100,7 +100,7 @@ static __always_inline __u64 brake_for(struct call *call, __u64 usage, unsigned 
 	if (*reason != HOLD_GRANT)
 		return hold_for(rates.hold_ns, pages);
 	protect(call->rank, now, rates.protect_ns);
-	/* The further beyond, the longer: n MiB take 4n^2 ms, so that whoever waits long for an answer has not outrun it. */
+	/* The further beyond, the longer, up to that of a brake: whoever waits long for an answer must not outrun it. */
 	return hold_for(shorter(rates.stop_ns * (1 + ((usage - call->stop_at_bytes) >> 20)), rates.hold_ns), pages);
 }
 

@@ -136,7 +136,7 @@ def test_a_call_that_lacks_memory_brakes_those_below_it_at_once(loaded: schedule
 
 @NEEDS
 def test_who_is_held_goes_on_as_soon_as_its_brake_is_lifted(monkeypatch: pytest.MonkeyPatch, hog: str) -> None:
-    """Of holds that would last 0.9 s each, lifted at once, none lasts as long."""
+    """Holds that would last 0.9 s each, lifted at once, last less than half of that on average."""
     monkeypatch.setattr(scheduler, "RATES_IN_FORCE", scheduler.RATES_IN_FORCE._replace(hold_ns=900_000_000))
     wait_for_no_host()
     program = scheduler.Scheduler()
