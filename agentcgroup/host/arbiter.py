@@ -9,7 +9,7 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 from agentcgroup import cgroup, systemd
@@ -231,7 +231,7 @@ def take_over() -> int:
     ours, lock = (os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for file in (DAEMON_LOCK, _LOCK))
     if not _locked(ours, _LOOKING_S):  # whoever looks holds it for a moment
         raise AgentCgroupError("the daemon runs already", "only one can govern a host", "systemctl status agentcgroup")
-    if not _locked(lock, 0):
+    if not _locked(lock):
         # Its sessions notice at once, and come to us.
         with contextlib.suppress(ValueError, OSError):
             pid = int(os.pread(lock, 20, 0))
@@ -242,15 +242,15 @@ def take_over() -> int:
     return ours
 
 
-def _locked(descriptor: int, patience_s: float) -> bool:
-    """Whether the lock was there to take within some time."""
+def _locked(descriptor: int, patience_s: float = 0.0, in_vain: Callable[[], bool] = lambda: False) -> bool:
+    """Whether the lock was there to take within some time, or before it was ``in_vain`` to wait for it."""
     deadline = time.monotonic() + patience_s
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or in_vain():
                 return False
             time.sleep(0.02)
 
@@ -279,13 +279,9 @@ def start(rule: HostRule) -> None:
 
 
 def _be_host(rule: HostRule) -> None:
-    """Be the host process; at once over if there is one already."""
+    """Be the host process, after the one before if that is about to end; at once over if there is one that serves."""
     with open(_LOCK, "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        if daemon_runs():
+        if not _locked(lock.fileno(), _GOING_S, in_vain=SOCKET.exists) or daemon_runs():
             return
         lock.truncate(0)
         lock.write(str(os.getpid()))

@@ -68,9 +68,9 @@ class Outcome:
     deeds: list[str] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
-        """Without the single steps, but with their percentiles, in milliseconds."""
+        """With the steps' percentiles, in milliseconds, instead of the single steps."""
         cuts = quantiles(self.step_s, n=100) if len(self.step_s) > 1 else [float("nan")] * 99
-        return {**{key: value for key, value in asdict(self).items() if key not in ("step_s", "deeds")},
+        return {**{key: value for key, value in asdict(self).items() if key != "step_s"},
                 **{f"step_p{number}_ms": 1000 * cuts[number - 1] for number in (50, 95, 99)}}  # fmt: skip
 
 
@@ -133,7 +133,9 @@ def _outcome(entry: Entry, folder: Path) -> Outcome:
     outcome = Outcome(entry.name, entry.priority, None)
     if (result := folder / "result.json").exists():
         data = json.loads(result.read_text())
-        outcome.killed = sum(call["code"] != 0 for call in data["calls"])
+        if any(call["code"] > 0 for call in data["calls"]):
+            raise AgentCgroupError(f"a call of {entry.name} could not be played", (folder / "stderr").read_text())
+        outcome.killed = sum(call["code"] < 0 for call in data["calls"])
         outcome.took_s = data["took_s"] if not (entry.as_one and outcome.killed) else None
         outcome.step_s = data["agent_steps_s"] + [step for call in data["calls"] for step in call["steps_s"]]
         outcome.delayed_s = sum(call["took_s"] - call["planned_s"] for call in data["calls"])

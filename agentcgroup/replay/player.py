@@ -108,7 +108,10 @@ def declare(part: dict[str, Any], plan: dict[str, Any]) -> None:
     request = {"op": "call", "argv": ["sh", "-c", part["command"][:1000]]}
     if plan["hints"]:
         request["hint"] = f"memory:{OWN_MIB + (max(size for _, size in part['points']) >> 20)}M"
-    ask(own_session(), json.dumps(request))
+    try:
+        ask(own_session(), json.dumps(request))
+    except (OSError, ValueError) as error:  # as with ``agentcgroup exec``
+        print(f"playing a call without a cgroup of its own: {error}", file=sys.stderr)
 
 
 def perform(plan: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from agentcgroup.sources import Source
 from agentcgroup.units import format_duration, format_size
 
 _NO_WORD_YET = "cgroup (the host process has not said which enforcer is in force)"
-_RETRY_S = 0.05
+_RETRY_S, _LONGEST_RETRY_S = 0.05, 1.0
 _STARTING_S = 2.0
 """A host process that was started this long ago and can't be reached is started again."""
 _WITHOUT_HOST_S = 1.0
@@ -60,6 +60,7 @@ class Share:
 
     async def keep(self) -> None:
         """Stay connected, until cancelled; everybody goes on in the meantime."""
+        in_vain = 0
         try:
             while True:
                 try:
@@ -71,8 +72,9 @@ class Share:
                 began = time.monotonic()
                 await self._converse(reader)
                 self._log("the host process is gone")
-                # One that does not want us must not be asked without end.
-                await asyncio.sleep(_RETRY_S if time.monotonic() > began + _STARTING_S else _STARTING_S / 2)
+                # It may have been about to end; but one that does not want us must not be asked without end.
+                in_vain = 0 if time.monotonic() > began + _STARTING_S else in_vain + 1
+                await asyncio.sleep(min(_RETRY_S * 2**in_vain, _LONGEST_RETRY_S))
         finally:
             self._lose(0.0)
             self.enforcer.close()

@@ -1,10 +1,13 @@
 """The host process's conversation with governors, over a real socket; the scheduler's own decisions are in test_scheduler."""
 
 import asyncio
+import fcntl
+import time
 from pathlib import Path
 
 import pytest
 
+from agentcgroup.host import arbiter as host
 from agentcgroup.host import wire
 from agentcgroup.host.arbiter import Arbiter
 from agentcgroup.policy import HostRule
@@ -51,3 +54,27 @@ def test_what_is_due_while_the_host_is_measured_is_said_all_the_same(tmp_path: P
         await asyncio.sleep(0.05)
 
     asyncio.run(talk())
+
+
+def test_a_host_process_comes_after_one_that_is_about_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its socket is gone, and its lock not yet: a session that begins just then must not be left without a host process."""
+    for name, file in (("_LOCK", "lock"), ("DAEMON_LOCK", "none"), ("_ERRORS", "errors"), ("SOCKET", "sock")):
+        monkeypatch.setattr(host, name, tmp_path / file)
+    with open(tmp_path / "lock", "a+") as before:
+        fcntl.flock(before, fcntl.LOCK_EX)
+        host.start(HostRule(memory=256 * MIB))
+        time.sleep(0.2)
+        assert not (tmp_path / "sock").exists()
+
+    async def greet() -> None:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                _, writer = await connect(tmp_path / "sock", "first", 1 << 30)
+                break
+            except OSError:
+                assert time.monotonic() < deadline, (tmp_path / "errors").read_text()
+                await asyncio.sleep(0.01)
+        writer.close()
+
+    asyncio.run(greet())

@@ -243,8 +243,8 @@ def test_recorded_runs_are_played_with_and_without_control(tmp_path: Path, contr
     assert done.returncode == 0, done.stderr
     high, low = json.loads(done.stdout)
     if control == "--control":
-        assert (high["killed"], low["killed"]) == (0, 0)
-        assert low["waits"] > 0
+        assert (high["killed"], low["killed"]) == (0, 0), (high, low)
+        assert low["waits"] > 0, (high, low)
     else:
         assert high["killed"] + low["killed"] > 0
         assert low["waits"] == 0
