@@ -33,9 +33,6 @@ LOOK_S = 0.1
 """How often, while somebody waits, it is looked whether others have given memory back: the kernel tells only of growth."""
 _AT_A_TIME = 16
 """At most so many calls are looked at, and waiting ones considered, at a time."""
-_HAD = 0.9
-_GAVE_BACK = 0.8
-"""Shares of what was announced: reached the one and fell below the other, the announced burst is over."""
 _LARGEST_STEP = 1 << 30
 _SCARCE_STEPS = 8
 _CRUMB = MIB
@@ -110,7 +107,7 @@ class Scheduler:
         session = self._sessions.get(event.key[0])
         if session is None or event.key in self._calls:
             return []
-        call = Call(event.key, session.level, next(self._seq), event.limit, event.announced, event.held)
+        call = Call(event.key, session.level, next(self._seq), event.limit, event.announced, event.announced, event.held)
         self._calls[event.key] = call
         session.calls.add(event.key)
         self._line.add(call.key, call.level)
@@ -125,7 +122,7 @@ class Scheduler:
         if isinstance(event, ev.CallEnded):
             self._forget(call)
         elif isinstance(event, ev.Announced):
-            call.announced, call.limit = max(call.announced, event.announced), event.limit
+            call.note_said(event.announced, event.limit)
             self._put(call)
         elif isinstance(event, ev.Wants):
             return self._wants(call, event.held, now_s)
@@ -138,8 +135,8 @@ class Scheduler:
     def _wants(self, call: Call, held: int, now_s: float) -> list[Action]:
         if call.rung == "freeze" or call.killed:
             return []
-        self._note_held(call, held)
-        asked_at = call.grant if call.rung else self._ask_at(call)
+        call.note_held(held)
+        asked_at = call.grant if call.rung else call.ask_at(self._rule.step)
         if held < asked_at:  # it was granted more since it asked
             return [ev.Grant(call.key, call.grant, asked_at, self._scarce(call))]
         if now_s - call.grew_at_s > BURST_S:
@@ -156,7 +153,7 @@ class Scheduler:
         """A call was looked at; what it gave back is free for others, and beyond its grant it wants more, heard or not."""
         if held > max(call.grant, ALLOWANCE) and not call.rung:
             return self._wants(call, held, now_s)
-        self._note_held(call, held)
+        call.note_held(held)
         spare = call.grant - held
         margin = (1 if self._waiting else 2) * self._rule.step
         if spare <= margin + self._rule.step // 2 or call.rung:
@@ -165,35 +162,25 @@ class Scheduler:
         call.grant = held + margin
         call.grew_from = min(call.grew_from, held)
         self._put(call)
-        return [ev.Grant(call.key, call.grant, self._ask_at(call), self._scarce(call))]
+        return [ev.Grant(call.key, call.grant, call.ask_at(self._rule.step), self._scarce(call))]
 
     def _full(self, call: Call, held: int) -> list[Action]:
         """What it was granted and has not taken is not there: it asks when it grows next, and waits if there is no room."""
-        self._note_held(call, held)
+        call.note_held(held)
         waits = call.rung == "freeze" or call.killed
         if not waits:
             call.grant = min(call.grant, max(held, ALLOWANCE))
         self._put(call)
         return [] if waits else [ev.Grant(call.key, call.used, call.used, self._scarce(call))]
 
-    def _note_held(self, call: Call, held: int) -> None:
-        call.held, call.peak = held, max(call.peak, held)
-        if call.peak >= _HAD * call.announced and held < _GAVE_BACK * call.announced:
-            call.announced = 0
-
     # Room
 
     def _put(self, call: Call, growing: bool = False) -> None:
         """Enter what a call holds, and what it may want, into both lines."""
         session, used = self._sessions[call.key[0]], call.used
-        # One step more is kept for everybody: since they come one after the other, that is one step in all.
-        step = self._rule.step if call.rung or used > ALLOWANCE else 0
-        wanted = max(call.announced, 2 * call.held - call.grew_from if growing else 0, used + step)
-        # What has not begun and waits can't have it before another ends: that is no reason for the other to wait, too.
-        need = 0 if call.rung == "freeze" and not call.grant else max(0, min(wanted, call.limit) - used)
+        need, most = call.needs(self._rule.step if call.rung or used > ALLOWANCE else 0, growing)
         for line in (self._line, session.line):
-            # Nobody can be promised more than there is.
-            line.set(call.key, used, max(0, min(need, line.capacity - used)))
+            line.set(call.key, used, need, most)
         gives_back = 0 if call.rung == "freeze" and not call.killed else used
         self._count_running(session, gives_back - call.gives_back)
         call.gives_back = gives_back
@@ -203,18 +190,24 @@ class Scheduler:
         self._running += change
 
     def _room_of(self, call: Call) -> tuple[int, Key | None]:
-        rooms = self._line.room(call.key), self._sessions[call.key[0]].line.room(call.key)
-        return min(rooms, key=lambda room: room[0])
+        lines = self._line, self._sessions[call.key[0]].line
+        room, blocker = min((line.room(call.key) for line in lines), key=lambda room: room[0])
+        if call.careful and room < call.announced - call.used:
+            return min((line.room(call.key, careful=True) for line in lines), key=lambda room: room[0])
+        return room, blocker
 
     def _least(self, call: Call) -> int:
-        """With less room than this a call does not go on.
+        return call.least(self._rule.step, self._line.capacity)
 
-        It begins to grow when all that it announced is free: begun with less, it could come to hold memory that it can't use, and
-        one of those that wait for each other would have to go.
+    def _may_begin_with_less(self, call: Call, now_s: float) -> bool:
+        """Whether one that has waited for all that it announced may begin before that is free.
+
+        It takes no more then than leaves everybody before it all that they ever announced, and can finish after them.  Only after
+        a moment: others that began when it did have said by then what they need.
         """
-        if call.grant == 0 and call.announced:
-            return max(self._rule.step, min(call.announced - call.held, self._line.capacity))
-        return min(self._rule.step, call.announced - call.used) if call.announced > call.used else self._rule.step
+        lines = self._line, self._sessions[call.key[0]].line
+        waited = call.rung == "freeze" and now_s >= call.since_s + BURST_S
+        return waited and all(line.can_finish(call.key) for line in lines)
 
     def _may_begin(self, call: Call) -> bool:
         """One that has not begun stands behind all of its kind who wait and come before it."""
@@ -229,11 +222,6 @@ class Scheduler:
         free = min(self._line.free, line.free) if len(line) > 1 else self._line.free
         return bool(self._waiting) or free < _SCARCE_STEPS * self._rule.step
 
-    def _ask_at(self, call: Call) -> int:
-        """A little before its grant is used up, so that the answer is there in time; not before it has had what it announced."""
-        early = 0 if call.grant >= call.announced > call.held else self._rule.step
-        return max(call.held, call.grant - early)
-
     def _grant(self, call: Call, room: int, now_s: float, why: str) -> list[Action]:
         step = min(room, max(room // 4, 2 * self._rule.step), _LARGEST_STEP)
         actions = self._go(call, now_s, why) if call.rung else []
@@ -241,7 +229,7 @@ class Scheduler:
         call.brake_used = False
         self._put(call, growing=True)
         self._latest.append(call.key)
-        return [*actions, ev.Grant(call.key, call.grant, self._ask_at(call), self._scarce(call))]
+        return [*actions, ev.Grant(call.key, call.grant, call.ask_at(self._rule.step), self._scarce(call))]
 
     # Waiting
 
@@ -281,6 +269,8 @@ class Scheduler:
             call = self._calls[key]
             if key[0] in full or call.killed:
                 continue
+            if not call.grant:
+                call.careful = self._may_begin_with_less(call, now_s)
             room, _ = self._room_of(call)
             if room >= self._least(call) and self._may_begin(call):
                 actions += self._grant(call, room, now_s, "there is room again")

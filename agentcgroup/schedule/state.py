@@ -6,6 +6,10 @@ from typing import Literal
 from agentcgroup.schedule.events import Key
 from agentcgroup.schedule.line import Line
 
+_HAD = 0.9
+_GAVE_BACK = 0.8
+"""Shares of what was announced: reached the one and fell below the other, the announced burst is over."""
+
 
 @dataclass(slots=True)
 class Call:
@@ -16,6 +20,9 @@ class Call:
     seq: int
     limit: int
     announced: int
+    """What it says it needs; 0 after that burst."""
+    said: int
+    """The most that it said at any time."""
     held: int = 0
     grant: int = 0
     peak: int = 0
@@ -28,11 +35,49 @@ class Call:
     brake_used: bool = False
     killed: bool = False
     gives_back: int = 0
+    careful: bool = False
+    """It began with less than all that it announced."""
 
     @property
     def used(self) -> int:
         """What counts as taken: what was granted, or more, where it was faster than we."""
         return max(self.held, self.grant)
+
+    def note_held(self, held: int) -> None:
+        """It was seen to hold so much: the burst that it announced may be over."""
+        self.held, self.peak = held, max(self.peak, held)
+        if self.peak >= _HAD * self.announced and held < _GAVE_BACK * self.announced:
+            self.announced = 0
+
+    def note_said(self, announced: int, limit: int) -> None:
+        """It said that it needs so much."""
+        self.announced, self.limit = max(self.announced, announced), limit
+        self.said = max(self.said, self.announced)
+
+    def needs(self, step: int, growing: bool) -> tuple[int, int]:
+        """What it may want beyond what it has, and what it may if no burst of it is over.
+
+        One step more is kept for everybody: since they come one after the other, that is one step in all.  A call that is growing
+        is taken to grow by as much again.
+        """
+        wanted = max(self.announced, 2 * self.held - self.grew_from if growing else 0, self.used + step)
+        need, most = (max(0, min(amount, self.limit) - self.used) for amount in (wanted, max(wanted, self.said)))
+        # What has not begun and waits can't have it before another ends: that is no reason for the other to wait, too.
+        return (0 if self.rung == "freeze" and not self.grant else need), most
+
+    def least(self, step: int, most: int) -> int:
+        """With less room than this it does not go on; ``most`` is all there is.
+
+        It begins to grow when all that it announced is free, if not carefully: else it could come to hold memory that it can't
+        use, and one of those that wait for each other would have to go.
+        """
+        if self.grant == 0 and self.announced and not self.careful:
+            return max(step, min(self.announced - self.held, most))
+        return min(step, self.announced - self.used) if self.announced > self.used else step
+
+    def ask_at(self, step: int) -> int:
+        """A little before its grant is used up, so that the answer is there in time; not before it has had what it announced."""
+        return max(self.held, self.grant - (0 if self.grant >= self.announced > self.held else step))
 
 
 @dataclass(slots=True)
