@@ -9,8 +9,6 @@ A call may take as much as the smallest slack of those before it, so that each o
 banker's algorithm (Dijkstra 1965, EWD 108) for one resource and a given order.  The order is given by
 priority, so nobody of a higher rank ever waits for what a lower one announced.
 
-There are two slacks of each: the hopeful one takes an announced burst for over when it was had, the careful one never does.
-
 A tree over the ranks holds sums and smallest slacks, so each operation takes O(log n).
 """
 
@@ -19,12 +17,10 @@ from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 _FIRST_WIDTH = 64
-_Slack = tuple[float, int]
-"""The smallest slack (without what is free), and at which leaf it is."""
-_Node = tuple[int, _Slack, _Slack]
-"""Held, and the smallest hopeful and careful slacks."""
-_NONE: _Node = (0, (float("inf"), -1), (float("inf"), -1))
-"""Of no calls at all."""
+_NONE = (0, float("inf"), -1)
+"""Held, smallest slack (without what is free), and at which leaf it is: of no calls at all."""
+
+_Node = tuple[int, float, int]
 
 
 class Line(Generic[Key]):
@@ -73,17 +69,13 @@ class Line(Generic[Key]):
         place = level * self._width + self._next[level]
         self._next[level] += 1
         self._place[key], self._keys[place] = place, key
-        self._put(place, (0, (0, place), (0, place)))
+        self._put(place, (0, 0, place))
 
-    def set(self, key: Key, held: int, need: int, most: int) -> None:
-        """What a call holds, what it may want beyond that, and what it may if no burst of it is over.
-
-        Nobody can be promised more than there is.
-        """
+    def set(self, key: Key, held: int, announced: int) -> None:
+        """What a call holds, and what it may want beyond that."""
         place = self._place[key]
         self.held += held - self._tree[self._size + place][0]
-        left = max(0, self.capacity - held)
-        self._put(place, (held, (-min(need, left), place), (-min(most, left), place)))
+        self._put(place, (held, -announced, place))
 
     def remove(self, key: Key) -> None:
         """A call has ended."""
@@ -92,21 +84,16 @@ class Line(Generic[Key]):
         self.held -= self._tree[self._size + place][0]
         self._put(place, _NONE)
 
-    def room(self, key: Key, careful: bool = False) -> tuple[int, Key | None]:
+    def room(self, key: Key) -> tuple[int, Key | None]:
         """How much a call may take (negative: others lack so much), and whose need it is that sets the bound.
 
         None stands for what is free.
         """
-        _, hopeful, whole = self._before(self._place[key])
-        slack, place = whole if careful else hopeful
-        if slack >= 0:
+        before = self._before(self._place[key])
+        slack = self.free + before[1]
+        if slack >= self.free:
             return self.free, None
-        return int(self.free + slack), self._keys[place]
-
-    def can_finish(self, key: Key) -> bool:
-        """Whether all that a call may want is there once those before it have ended, whoever comes after it."""
-        place = self._place[key]
-        return self.free + self._before(place)[0] + self._tree[self._size + place][2][0] >= 0
+        return int(slack), self._keys[before[2]]
 
     def __len__(self) -> int:
         return len(self._place)
@@ -138,16 +125,17 @@ class Line(Generic[Key]):
         self._tree = [_NONE] * (2 * self._size)
         self._next = [0] * self._levels
         self._keys.clear()
-        for place, key, (held, hopeful, whole) in old:
+        for place, key, (held, slack, _) in old:
             level = place // before
             new = level * width + self._next[level]
             self._next[level] += 1
             self._place[key], self._keys[new] = new, key
-            self._put(new, (held, (hopeful[0], new), (whole[0], new)))
+            self._put(new, (held, slack, new))
 
 
 def _join(left: _Node, right: _Node) -> _Node:
     """Two neighbouring stretches of the line as one: the right one's slacks gain what the left one holds."""
     held = left[0]
-    hopeful, whole = ((held + slack, place) for slack, place in right[1:])
-    return held + right[0], min(left[1], hopeful), min(left[2], whole)
+    if left[1] <= held + right[1]:
+        return held + right[0], left[1], left[2]
+    return held + right[0], held + right[1], right[2]

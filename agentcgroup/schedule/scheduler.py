@@ -107,7 +107,7 @@ class Scheduler:
         session = self._sessions.get(event.key[0])
         if session is None or event.key in self._calls:
             return []
-        call = Call(event.key, session.level, next(self._seq), event.limit, event.announced, event.announced, event.held)
+        call = Call(event.key, session.level, next(self._seq), event.limit, event.announced, event.held)
         self._calls[event.key] = call
         session.calls.add(event.key)
         self._line.add(call.key, call.level)
@@ -122,7 +122,7 @@ class Scheduler:
         if isinstance(event, ev.CallEnded):
             self._forget(call)
         elif isinstance(event, ev.Announced):
-            call.note_said(event.announced, event.limit)
+            call.announced, call.limit = max(call.announced, event.announced), event.limit
             self._put(call)
         elif isinstance(event, ev.Wants):
             return self._wants(call, event.held, now_s)
@@ -178,9 +178,10 @@ class Scheduler:
     def _put(self, call: Call, growing: bool = False) -> None:
         """Enter what a call holds, and what it may want, into both lines."""
         session, used = self._sessions[call.key[0]], call.used
-        need, most = call.needs(self._rule.step if call.rung or used > ALLOWANCE else 0, growing)
+        need = call.need(self._rule.step if call.rung or used > ALLOWANCE else 0, growing)
         for line in (self._line, session.line):
-            line.set(call.key, used, need, most)
+            # Nobody can be promised more than there is.
+            line.set(call.key, used, max(0, min(need, line.capacity - used)))
         gives_back = 0 if call.rung == "freeze" and not call.killed else used
         self._count_running(session, gives_back - call.gives_back)
         call.gives_back = gives_back
@@ -190,24 +191,11 @@ class Scheduler:
         self._running += change
 
     def _room_of(self, call: Call) -> tuple[int, Key | None]:
-        lines = self._line, self._sessions[call.key[0]].line
-        room, blocker = min((line.room(call.key) for line in lines), key=lambda room: room[0])
-        if call.careful and room < call.announced - call.used:
-            return min((line.room(call.key, careful=True) for line in lines), key=lambda room: room[0])
-        return room, blocker
+        rooms = self._line.room(call.key), self._sessions[call.key[0]].line.room(call.key)
+        return min(rooms, key=lambda room: room[0])
 
     def _least(self, call: Call) -> int:
         return call.least(self._rule.step, self._line.capacity)
-
-    def _may_begin_with_less(self, call: Call, now_s: float) -> bool:
-        """Whether one that has waited for all that it announced may begin before that is free.
-
-        It takes no more then than leaves everybody before it all that they ever announced, and can finish after them.  Only after
-        a moment: others that began when it did have said by then what they need.
-        """
-        lines = self._line, self._sessions[call.key[0]].line
-        waited = call.rung == "freeze" and now_s >= call.since_s + BURST_S
-        return waited and all(line.can_finish(call.key) for line in lines)
 
     def _may_begin(self, call: Call) -> bool:
         """One that has not begun stands behind all of its kind who wait and come before it."""
@@ -269,8 +257,6 @@ class Scheduler:
             call = self._calls[key]
             if key[0] in full or call.killed:
                 continue
-            if not call.grant:
-                call.careful = self._may_begin_with_less(call, now_s)
             room, _ = self._room_of(call)
             if room >= self._least(call) and self._may_begin(call):
                 actions += self._grant(call, room, now_s, "there is room again")

@@ -20,9 +20,6 @@ class Call:
     seq: int
     limit: int
     announced: int
-    """What it says it needs; 0 after that burst."""
-    said: int
-    """The most that it said at any time."""
     held: int = 0
     grant: int = 0
     peak: int = 0
@@ -35,8 +32,6 @@ class Call:
     brake_used: bool = False
     killed: bool = False
     gives_back: int = 0
-    careful: bool = False
-    """It began with less than all that it announced."""
 
     @property
     def used(self) -> int:
@@ -49,29 +44,25 @@ class Call:
         if self.peak >= _HAD * self.announced and held < _GAVE_BACK * self.announced:
             self.announced = 0
 
-    def note_said(self, announced: int, limit: int) -> None:
-        """It said that it needs so much."""
-        self.announced, self.limit = max(self.announced, announced), limit
-        self.said = max(self.said, self.announced)
-
-    def needs(self, step: int, growing: bool) -> tuple[int, int]:
-        """What it may want beyond what it has, and what it may if no burst of it is over.
+    def need(self, step: int, growing: bool) -> int:
+        """What it may want beyond what it has.
 
         One step more is kept for everybody: since they come one after the other, that is one step in all.  A call that is growing
         is taken to grow by as much again.
         """
-        wanted = max(self.announced, 2 * self.held - self.grew_from if growing else 0, self.used + step)
-        need, most = (max(0, min(amount, self.limit) - self.used) for amount in (wanted, max(wanted, self.said)))
         # What has not begun and waits can't have it before another ends: that is no reason for the other to wait, too.
-        return (0 if self.rung == "freeze" and not self.grant else need), most
+        if self.rung == "freeze" and not self.grant:
+            return 0
+        wanted = max(self.announced, 2 * self.held - self.grew_from if growing else 0, self.used + step)
+        return max(0, min(wanted, self.limit) - self.used)
 
     def least(self, step: int, most: int) -> int:
         """With less room than this it does not go on; ``most`` is all there is.
 
-        It begins to grow when all that it announced is free, if not carefully: else it could come to hold memory that it can't
-        use, and one of those that wait for each other would have to go.
+        It begins to grow when all that it announced is free: begun with less, it could come to hold memory that it can't use, and
+        one of those that wait for each other would have to go.
         """
-        if self.grant == 0 and self.announced and not self.careful:
+        if self.grant == 0 and self.announced:
             return max(step, min(self.announced - self.held, most))
         return min(step, self.announced - self.used) if self.announced > self.used else step
 

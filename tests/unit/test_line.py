@@ -5,37 +5,31 @@ from hypothesis import strategies as st
 
 from agentcgroup.schedule.line import Line
 
-NEEDS = st.tuples(st.integers(0, 100), st.integers(0, 100))
 OPERATIONS = st.lists(
-    st.tuples(st.sampled_from(["add", "set", "remove"]), st.integers(0, 2), st.integers(0, 50), NEEDS), max_size=120
-)  # fmt: skip
-Member = tuple[int, int, tuple[int, int]]
-"""Key, held, and what it may want beyond that: hopefully, and at most."""
+    st.tuples(st.sampled_from(["add", "set", "remove"]), st.integers(0, 2), st.integers(0, 50), st.integers(0, 100)), max_size=120
+)
 
 
-def slack_by_definition(members: list[Member], capacity: int, at: int, which: int) -> int:
-    """What is left when those before the one ``at`` a rank have given back what they hold, and it has what it may want."""
-    _, held, needs = members[at]
+def room_by_definition(members: list[tuple[int, int, int]], capacity: int, at: int) -> int:
+    """Of members (rank order; key, held, announced beyond): the smallest slack of those before ``at``, or what is free."""
     free = capacity - sum(held for _, held, _ in members)
-    return free + sum(held for _, held, _ in members[:at]) - max(0, min(needs[which], capacity - held))
-
-
-def room_by_definition(members: list[Member], capacity: int, at: int, which: int) -> int:
-    """The smallest slack of those before ``at``, or what is free."""
-    free = capacity - sum(held for _, held, _ in members)
-    return min([free, *(slack_by_definition(members, capacity, before, which) for before in range(at))])
+    before, least = 0, free
+    for _, held, announced in members[:at]:
+        least = min(least, free + before - announced)
+        before += held
+    return least
 
 
 @settings(max_examples=300)
 @given(OPERATIONS, st.integers(50, 500))
 def test_room_is_what_the_definition_says(operations, capacity):  # type: ignore[no-untyped-def]
     line: Line[int] = Line(capacity, 3)
-    levels: list[list[Member]] = [[], [], []]
-    for key, (what, level, held, needs) in enumerate(operations):
+    levels: list[list[tuple[int, int, int]]] = [[], [], []]
+    for key, (what, level, held, announced) in enumerate(operations):
         members = levels[level]
         if what == "add":
             line.add(key, level)
-            members.append((key, 0, (0, 0)))
+            members.append((key, 0, 0))
         elif members:
             at = held % len(members)
             victim = members[at][0]
@@ -43,24 +37,21 @@ def test_room_is_what_the_definition_says(operations, capacity):  # type: ignore
                 line.remove(victim)
                 del members[at]
             else:
-                line.set(victim, held, *needs)
-                members[at] = (victim, held, needs)
+                line.set(victim, held, announced)
+                members[at] = (victim, held, announced)
         ranked = [member for level_members in levels for member in level_members]
         assert line.held == sum(member[1] for member in ranked)
         for at, (member, _, _) in enumerate(ranked):
-            assert line.room(member)[0] == room_by_definition(ranked, capacity, at, 0)
-            assert line.room(member, careful=True)[0] == room_by_definition(ranked, capacity, at, 1)
-            assert line.can_finish(member) == (slack_by_definition(ranked, capacity, at, 1) >= 0)
+            assert line.room(member)[0] == room_by_definition(ranked, capacity, at)
 
 
 def test_who_sets_the_bound_is_named() -> None:
     line: Line[str] = Line(100, 1)
     for name in ("first", "second", "third"):
         line.add(name, 0)
-    line.set("first", 10, 0, 0)
-    line.set("second", 10, 70, 75)
+    line.set("first", 10, 0)
+    line.set("second", 10, 70)
     assert line.room("third") == (20, "second")
-    assert line.room("third", careful=True) == (15, "second")
     assert line.room("second") == (80, None)
 
 
@@ -69,7 +60,7 @@ def test_many_come_and_go() -> None:
     line: Line[int] = Line(1 << 40, 3)
     for key in range(10_000):
         line.add(key, key % 3)
-        line.set(key, 1, 0, 0)
+        line.set(key, 1, 0)
         if key >= 100:
             line.remove(key - 100)
     assert len(line) == line.held == 100
@@ -79,6 +70,6 @@ def test_no_more_stays_lent_than_the_reserve_has() -> None:
     line: Line[str] = Line(100, reserve=10)
     line.add("one", 0)
     assert line.lend(20) == 10
-    line.set("one", 110, 0, 0)
+    line.set("one", 110, 0)
     line.change(105, 4)
     assert (line.lent, line.free) == (4, -1)

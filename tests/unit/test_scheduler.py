@@ -138,30 +138,6 @@ def test_who_could_not_have_half_of_what_it_announced_does_not_begin() -> None:
     assert wait.rung == "freeze"
 
 
-def test_after_a_moment_it_begins_with_what_others_could_never_want() -> None:
-    scheduler = host(a="high", b="low")
-    first, second = begin(scheduler, "a", announced=800 * MIB), begin(scheduler, "b", announced=500 * MIB)
-    grow(scheduler, first, 790 * MIB)
-    scheduler.step(ev.Holds(first, 600 * MIB), 1.0)  # that burst is over; should it come again, 200 MiB are left
-    scheduler.step(ev.Wants(second, ALLOWANCE), 1.0)
-    assert not kinds(scheduler.step(ev.Tick(), 1.9), ev.Go)
-    [begun] = kinds(scheduler.step(ev.Tick(), 1.0 + BURST_S), ev.Go)
-    assert begun.key == second
-    taken = [action.up_to for action in exhaust(scheduler, second, ALLOWANCE, 2.1) if isinstance(action, ev.Grant)]
-    assert 180 * MIB < max(taken) <= 200 * MIB
-    assert kinds(scheduler.step(ev.CallEnded(first), 3.0), ev.Go)
-
-
-def test_who_needs_what_those_behind_it_hold_does_not_begin() -> None:
-    scheduler = host(a="high", b="low")
-    second = begin(scheduler, "b", announced=500 * MIB)
-    grow(scheduler, second, 480 * MIB)
-    first = begin(scheduler, "a", announced=800 * MIB)
-    assert kinds(scheduler.step(ev.Wants(first, ALLOWANCE), 1.0), ev.Wait)
-    assert not kinds(scheduler.step(ev.Tick(), 3.0), ev.Go)
-    assert kinds(scheduler.step(ev.CallEnded(second), 4.0), ev.Go)
-
-
 def test_a_call_that_another_scheduler_had_wait_goes_on_when_there_is_room() -> None:
     scheduler = host(a="normal", b="normal")
     grow(scheduler, begin(scheduler, "a"), 900 * MIB)
