@@ -217,19 +217,22 @@ def test_three_real_agents_at_once_all_complete_and_are_told_apart(tmp_path: Pat
     assert_nothing_left()
 
 
-RUN = {"task": "two/steps", "model": "m", "samples": [[at, 250 if 4 <= at < 7 else 40, 20] for at in range(12)],
-       "calls": [{"t": 3.5, "end": 7.5, "tool": "Bash", "command": "pytest -x"}]}  # fmt: skip
+def recorded(task: str, burst_at: int) -> dict[str, Any]:
+    """A run of 16 s whose one call has a burst of six seconds."""
+    return {"task": task, "model": "m", "samples": [[at, 250 if burst_at <= at < burst_at + 6 else 40, 20] for at in range(16)],
+            "calls": [{"t": burst_at - 0.5, "end": burst_at + 6.5, "tool": "Bash", "command": "pytest -x"}]}  # fmt: skip
 
 
 @pytest.mark.one_kernel
 @pytest.mark.parametrize("control", ["--control", "--no-control"])
 def test_recorded_runs_are_played_with_and_without_control(tmp_path: Path, control: str) -> None:
     traces = tmp_path / "runs.jsonl"
-    traces.write_text(json.dumps(RUN))
+    # The second's burst comes in the middle of the first's: who is first must not depend on the machine.
+    traces.write_text("".join(f"{json.dumps(recorded(*run))}\n" for run in (("two/first", 4), ("two/second", 6))))
     words = (
         "replay",
-        "two/steps:high",
-        "two/steps:low",
+        "two/first:high",
+        "two/second:low",
         "--traces",
         str(traces),
         "--speed",
