@@ -205,10 +205,10 @@ class Scheduler:
         return all(other.grant or other.killed for other in ahead)
 
     def _scarce(self, call: Call) -> bool:
-        """Whether what all of them can take before they have an answer might not fit, on the host or in a session of several."""
+        """Whether what it can take before it has an answer might be what others need, on the host or in a session of several."""
         line = self._sessions[call.key[0]].line
-        free = min(self._line.free, line.free) if len(line) > 1 else self._line.free
-        return bool(self._waiting) or free < _SCARCE_STEPS * self._rule.step
+        lines = (self._line, line) if len(line) > 1 else (self._line,)
+        return bool(self._waiting) or min(one.room(call.key)[0] for one in lines) < _SCARCE_STEPS * self._rule.step
 
     def _grant(self, call: Call, room: int, now_s: float, why: str) -> list[Action]:
         step = min(room, max(room // 4, 2 * self._rule.step), _LARGEST_STEP)

@@ -184,6 +184,19 @@ def test_where_a_sessions_memory_is_scarce_the_grants_of_its_calls_are_firm() ->
     assert firm(begin(scheduler, "a", 2), ALLOWANCE) == [True]
 
 
+def test_where_the_rest_is_promised_to_others_the_first_grant_is_firm() -> None:
+    """What a call takes before the first answer would be missing where it was announced."""
+
+    def first_grant(announced: int) -> ev.Action:
+        scheduler = host(a="high", b="low")
+        begin(scheduler, "a", announced=announced)
+        [grant] = scheduler.step(ev.CallBegan(("b", 1), 4 * GIB), 0.0)
+        return grant
+
+    assert first_grant(500 * MIB) == ev.Grant(("b", 1), ALLOWANCE, ALLOWANCE, firm=False)
+    assert first_grant(900 * MIB) == ev.Grant(("b", 1), ALLOWANCE, ALLOWANCE, firm=True)
+
+
 def test_when_all_wait_for_each_other_one_of_the_lowest_is_killed_after_a_moment() -> None:
     scheduler = host(a="high", b="low", c="low")
     keys = [begin(scheduler, session) for session in "abc"]
