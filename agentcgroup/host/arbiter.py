@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -278,10 +279,16 @@ def start(rule: HostRule) -> None:
         os._exit(0)
 
 
+def _serves() -> bool:
+    """Whether a host process takes connections; one that was killed leaves its socket behind."""
+    with socket.socket(socket.AF_UNIX) as channel:
+        return channel.connect_ex(str(SOCKET)) == 0
+
+
 def _be_host(rule: HostRule) -> None:
     """Be the host process, after the one before if that is about to end; at once over if there is one that serves."""
     with open(_LOCK, "a+") as lock:
-        if not _locked(lock.fileno(), _GOING_S, in_vain=SOCKET.exists) or daemon_runs():
+        if not _locked(lock.fileno(), _GOING_S, in_vain=_serves) or daemon_runs():
             return
         lock.truncate(0)
         lock.write(str(os.getpid()))

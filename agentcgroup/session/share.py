@@ -60,7 +60,7 @@ class Share:
 
     async def keep(self) -> None:
         """Stay connected, until cancelled; everybody goes on in the meantime."""
-        in_vain = 0
+        pause_s = _RETRY_S
         try:
             while True:
                 try:
@@ -73,8 +73,8 @@ class Share:
                 await self._converse(reader)
                 self._log("the host process is gone")
                 # It may have been about to end; but one that does not want us must not be asked without end.
-                in_vain = 0 if time.monotonic() > began + _STARTING_S else in_vain + 1
-                await asyncio.sleep(min(_RETRY_S * 2**in_vain, _LONGEST_RETRY_S))
+                pause_s = _RETRY_S if time.monotonic() > began + _STARTING_S else min(2 * pause_s, _LONGEST_RETRY_S)
+                await asyncio.sleep(pause_s)
         finally:
             self._lose(0.0)
             self.enforcer.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import socket
 import time
 from pathlib import Path
 
@@ -57,14 +58,17 @@ def test_what_is_due_while_the_host_is_measured_is_said_all_the_same(tmp_path: P
 
 
 def test_a_host_process_comes_after_one_that_is_about_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its socket is gone, and its lock not yet: a session that begins just then must not be left without a host process."""
+    """Its socket is dead, and its lock still taken: a session that begins just then must not be left without a host process."""
     for name, file in (("_LOCK", "lock"), ("DAEMON_LOCK", "none"), ("_ERRORS", "errors"), ("SOCKET", "sock")):
         monkeypatch.setattr(host, name, tmp_path / file)
     with open(tmp_path / "lock", "a+") as before:
         fcntl.flock(before, fcntl.LOCK_EX)
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(tmp_path / "sock"))
         host.start(HostRule(memory=256 * MIB))
         time.sleep(0.2)
-        assert not (tmp_path / "sock").exists()
+        with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
+            client.connect(str(tmp_path / "sock"))
 
     async def greet() -> None:
         deadline = time.monotonic() + 30
