@@ -7,6 +7,7 @@ make this process the root of a call, then becoming the command.  ``--help`` is 
 import os
 import socket
 import sys
+from itertools import pairwise
 
 from agentcgroup.errors import AgentCgroupError
 
@@ -51,6 +52,18 @@ def parse(arguments: list[str]) -> tuple[str | None, list[str]]:
     if hint is not None:
         _check(hint)
     return hint, rest
+
+
+def announced(line: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """The hint and the command that a process with this command line is about to execute; empty unless it is ``agentcgroup exec``."""
+    for place, (program, word) in enumerate(pairwise(line)):
+        if word == "exec" and program.rpartition("/")[2] == "agentcgroup":
+            try:
+                hint, command = parse(list(line[place + 2 :]))
+            except AgentCgroupError:
+                break
+            return hint or "", tuple(command)
+    return "", ()
 
 
 def _check(hint: str) -> None:

@@ -182,7 +182,7 @@ class Calls:
         self.said.settle()
 
     def stated(self, call: int, argv: tuple[str, ...], hint: str) -> Path | None:
-        """The call's command is this, and it executes nothing; returns the leaf."""
+        """The call's command is this; returns the leaf."""
         self.settle()
         return self.said.stated(call, argv, hint)
 

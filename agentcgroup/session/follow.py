@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agentcgroup import cgroup, process
+from agentcgroup.call_client import announced
 from agentcgroup.session.calls import Calls
 from agentcgroup.session.layout import Layout
 from agentcgroup.sources import (
@@ -234,6 +235,9 @@ class Follower:
             if process.parent(pid) is None:
                 raise ValueError(f"process {pid} has ended")
             self._calls.begin(self._tracker.declare(pid, time.monotonic_ns()))
+        if not argv:
+            # A command may be over before anybody looks at it; the one that is about to execute it still shows it.
+            hint, argv = announced(process.command_line(pid))
         call = self._tracker.call_of(pid) or 0
         leaf = self._calls.stated(call, argv, hint) if argv else self._calls.said.await_command(call)
         return leaf.name if leaf else ""

@@ -73,7 +73,7 @@ class Said:
             self._step(ctl.Hinted(live.record.call, hint))
 
     def stated(self, call: int, argv: tuple[str, ...], hint: str) -> Path | None:
-        """The call's command is this, and it executes nothing; returns the leaf."""
+        """The call's command is this; returns the leaf."""
         live = self._live.get(call)
         if live is None:
             return None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agentcgroup.call_client import parse
+from agentcgroup.call_client import announced, parse
 from agentcgroup.errors import AgentCgroupError
 
 
@@ -99,3 +99,17 @@ def test_the_arguments_of_exec() -> None:
     assert parse(["--hint=cpu:low", "make", "--hint", "x"]) == ("cpu:low", ["make", "--hint", "x"])
     with pytest.raises(AgentCgroupError, match="bad hint"):
         parse(["--hint", "speed:high", "--", "make"])
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("python3 -m agentcgroup exec -- git --version", ("", ("git", "--version"))),
+        ("/usr/bin/python3 /usr/bin/agentcgroup exec --hint memory:high -- sh exec", ("memory:high", ("sh", "exec"))),
+        ("python3 -m agentcgroup exec --speed", ("", ())),
+        ("docker exec it sh", ("", ())),
+        ("", ("", ())),
+    ],
+)
+def test_what_exec_is_about_to_execute_is_in_its_command_line(line: str, expected: tuple[str, tuple[str, ...]]) -> None:
+    assert announced(tuple(line.split())) == expected
