@@ -66,7 +66,8 @@ extern int bpf_iter_scx_dsq_new(struct bpf_iter_scx_dsq *it, __u64 dsq, __u64 fl
 extern struct task_struct *bpf_iter_scx_dsq_next(struct bpf_iter_scx_dsq *it) __ksym __weak;
 extern void bpf_iter_scx_dsq_destroy(struct bpf_iter_scx_dsq *it) __ksym __weak;
 
-/* since 6.19 (before, the slice was written directly) */
+/* since 6.19 (before, the slice was written directly, and nobody could look at a queue's head) */
+extern struct task_struct *scx_bpf_dsq_peek(__u64 dsq) __ksym __weak;
 extern bool scx_bpf_task_set_slice(struct task_struct *task, __u64 slice) __ksym __weak;
 
 /* since 7.0 in this form; 6.18 has neither form in its BTF */

@@ -141,11 +141,8 @@ int BPF_PROG(ext_enqueue, struct task_struct *of, __u64 flags)
 	}
 	group = group_by(task->group);
 	if (group) {
-		/* One after the other: a call with many tasks is not served in one go. */
-		__s64 queued = __sync_fetch_and_add(&group->queued, 1);
-
+		key = place_of(task, group, __sync_fetch_and_add(&group->queued, 1));
 		task->queued = true;
-		key = group->virtual + (queued > 0 ? queued : 0) * rates.slice_ns * ONE / (task->share ?: ONE);
 	}
 	task->queued_at_ns = now;
 	task->all_ran_ns = figures.ran_ns;
@@ -191,16 +188,16 @@ int BPF_PROG(ext_running, struct task_struct *of)
 		return 0;
 	unqueue(task);
 	task->running_from_ns = now;
-	if (now_virtual < of->scx.dsq_vtime)
-		now_virtual = of->scx.dsq_vtime;
 	if (task->queued_at_ns) {
 		count(figures.waits, now - task->queued_at_ns);
 		step_aside_if_starved(of, task, now - task->queued_at_ns);
 		task->queued_at_ns = 0;
 	}
 	group = group_by(task->group);
-	if (group)
+	if (group) {
+		turn_of(group);
 		hold_if_used_up(of, task, group, now);
+	}
 	return 0;
 }
 
@@ -220,19 +217,22 @@ SEC("struct_ops/dispatch")
 int BPF_PROG(ext_dispatch, __s32 cpu, struct task_struct *before)
 {
 	__u64 now = bpf_ktime_get_ns();
+	struct task *task = before ? task_of(before) : NULL;
+	struct task_struct *first;
 	struct group *group;
-	struct task *task;
 
-	if (scx_bpf_dsq_move_to_local(READY) || !before)
+	if (!task || !task->running_from_ns || task->held_until_ns > now) {
+		scx_bpf_dsq_move_to_local(READY);
 		return 0;
-	/* Nobody else: it goes on, unless it is to be held. */
-	task = task_of(before);
-	if (task && task->held_until_ns > now)
+	}
+	/* It may be the one whose turn it is: a call that is due more than one processor could not get it otherwise. */
+	group = charge_time(task, now);
+	first = scx_bpf_dsq_peek(READY);
+	if (first && (!group || place_of(task, group, group->queued) >= first->scx.dsq_vtime) && scx_bpf_dsq_move_to_local(READY))
 		return 0;
-	if (task && task->running_from_ns) {
-		group = charge_time(task, now);
-		if (group)
-			hold_if_used_up(before, task, group, now);
+	if (group) {
+		turn_of(group);
+		hold_if_used_up(before, task, group, now);
 	}
 	scx_bpf_task_set_slice(before, rates.slice_ns);
 	return 0;

@@ -114,6 +114,19 @@ static __always_inline struct group *charge_time(struct task *task, __u64 now)
 	return group;
 }
 
+/* Where a task belongs in the queue: one after the other, so that a call with many tasks is not served in one go. */
+static __always_inline __u64 place_of(struct task *task, struct group *group, __s64 before_it)
+{
+	return group->virtual + (before_it > 0 ? before_it : 0) * rates.slice_ns * ONE / (task->share ?: ONE);
+}
+
+/* The virtual time of all is that of the latest turn. */
+static __always_inline void turn_of(struct group *group)
+{
+	if (now_virtual < group->virtual)
+		now_virtual = group->virtual;
+}
+
 static __always_inline void set_quota(struct group *group, __u64 period_us, __u64 quota_us)
 {
 	group->period_ns = period_us * 1000;

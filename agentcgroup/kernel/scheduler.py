@@ -21,8 +21,8 @@ _MS = 1_000_000
 RATES_IN_FORCE = Rates(slice_ns=5 * _MS, credit_ns=30 * _MS, hold_ns=20 * _MS, stop_ns=2 * _MS, protect_ns=50 * _MS)
 """A slice is short enough for four programs on one processor to take turns within a person's patience; recorded quick calls
 (``ls``, ``git status``) use less than the credit; holds of 20 ms let 13 MB/s through (one charge is 256 KiB)."""
-_NEEDED = ("scx_bpf_dsq_insert_vtime", "scx_bpf_task_set_slice", "bpf_task_work_schedule_resume")
-"""Kernel functions, by the release that brought them: 6.13, 6.19, 7.0."""
+_NEEDED = ("scx_bpf_dsq_insert_vtime", "scx_bpf_task_set_slice", "scx_bpf_dsq_peek", "bpf_task_work_schedule_resume")
+"""Kernel functions, by the release that brought them: 6.13, 6.19, 6.19, 7.0."""
 _OPS = "agentcgroup"
 
 

@@ -86,7 +86,7 @@ def test_saturated_processors_are_shared_by_weight(loaded: scheduler.Scheduler) 
                 start(leaf, enforcer, SPIN)
         time.sleep(0.5)
         for got, wanted in zip(shares(found, 4.0), (1 / 7, 2 / 7, 4 / 7), strict=True):
-            assert got == pytest.approx(wanted, rel=0.15)
+            assert got == pytest.approx(wanted, rel=0.05)
     assert loaded.ejected() is None
 
 
