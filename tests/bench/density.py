@@ -2,7 +2,8 @@
 
 Agents play recorded runs (their own memory, and tool calls that are processes of their own) 10 times as fast as recorded, without
 using the processors.  As many are played first as fit if each is given the highest peak of all (static limits), then more, without
-control and with agentcgroup, which knows nothing of the calls before it sees them.
+control, with agentcgroup, which knows nothing of the calls before it sees them (ours), and with agentcgroup told by each call what
+it needs at most (ours+hints).
 """
 
 import json
@@ -20,7 +21,8 @@ from agentcgroup.replay.traces import Run, default_file, load
 
 HOST_MIB = 3600
 SPEED = 10.0
-NUMBERS = (4, 6)
+NUMBERS = (6, 8)
+VARIANTS = ("none", "ours", "ours+hints")
 
 
 def chosen() -> list[Run]:
@@ -36,11 +38,12 @@ def _burst(run: Run) -> int:
 def play(variant: str, number: int) -> list[Outcome]:
     runs = chosen()
     entries = [Entry(f"{place}", runs[place % len(runs)]) for place in range(number)]
-    if variant == "ours":
+    controlled = variant.startswith("ours")
+    if controlled:
         perform.wait_for_quiet_host()
-    place = perform.limited_sessions(HOST_MIB * MIB) if variant == "ours" else perform.plain_cgroups(HOST_MIB * MIB)
+    place = perform.limited_sessions(HOST_MIB * MIB) if controlled else perform.plain_cgroups(HOST_MIB * MIB)
     with place as start:
-        return perform.play(entries, Settings(speed=SPEED, cpu=False), start)
+        return perform.play(entries, Settings(speed=SPEED, cpu=False, hints=variant == "ours+hints"), start)
 
 
 def main(file: Path, rounds: int) -> None:
@@ -49,7 +52,7 @@ def main(file: Path, rounds: int) -> None:
     print(f"host of {HOST_MIB} MiB; highest peak of {len(chosen())} runs {peak} MiB: static limits allow {static} agents")
     done: list[dict[str, Any]] = []
     for turn in range(rounds):
-        for variant, number in [("none", static), *((variant, number) for number in NUMBERS for variant in ("none", "ours"))]:
+        for variant, number in [("none", static), *((variant, number) for number in NUMBERS for variant in VARIANTS)]:
             outcomes = play(variant, number)
             done.append({"round": turn, "variant": variant, "agents": number, "outcomes": [asdict(one) for one in outcomes]})
             alive = [one for one in outcomes if one.took_s is not None]
