@@ -195,7 +195,7 @@ int BPF_PROG(ext_running, struct task_struct *of)
 	}
 	group = group_by(task->group);
 	if (group) {
-		turn_of(group);
+		turn_of(task, group);
 		hold_if_used_up(of, task, group, now);
 	}
 	return 0;
@@ -231,7 +231,7 @@ int BPF_PROG(ext_dispatch, __s32 cpu, struct task_struct *before)
 	if (first && (!group || place_of(task, group, group->queued) >= first->scx.dsq_vtime) && scx_bpf_dsq_move_to_local(READY))
 		return 0;
 	if (group) {
-		turn_of(group);
+		turn_of(task, group);
 		hold_if_used_up(before, task, group, now);
 	}
 	scx_bpf_task_set_slice(before, rates.slice_ns);

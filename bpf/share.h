@@ -11,6 +11,7 @@
 #define ONE (1ULL << 20) /* a share of all */
 #define CREDIT_REFILL 5   /* siblings earn a fifth of the time in credit for new calls */
 #define CREDIT_POOL 4     /* up to so many calls' credit */
+#define LAG_MOST 20       /* slices that a cgroup may get later: more than the credit */
 #define NO_QUOTA (~0ULL)
 
 static __always_inline __u64 share_of(struct group *group)
@@ -120,11 +121,19 @@ static __always_inline __u64 place_of(struct task *task, struct group *group, __
 	return group->virtual + (before_it > 0 ? before_it : 0) * rates.slice_ns * ONE / (task->share ?: ONE);
 }
 
-/* The virtual time of all is that of the latest turn. */
-static __always_inline void turn_of(struct group *group)
+/*
+ * The virtual time of all is that of the latest turn.  Who can't use what it is due, as a call of one task and a large weight, does
+ * not save it up: with more tasks later, it would have the processors to itself for as long.
+ */
+static __always_inline void turn_of(struct task *task, struct group *group)
 {
-	if (now_virtual < group->virtual)
-		now_virtual = group->virtual;
+	__u64 most = LAG_MOST * rates.slice_ns * ONE / (task->share ?: ONE);
+	__u64 latest = *(volatile __u64 *)&now_virtual, virtual = *(volatile __u64 *)&group->virtual;
+
+	if (latest < virtual)
+		now_virtual = virtual;
+	else if (latest - virtual > most)
+		__sync_fetch_and_add(&group->virtual, latest - virtual - most);
 }
 
 static __always_inline void set_quota(struct group *group, __u64 period_us, __u64 quota_us)

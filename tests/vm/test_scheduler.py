@@ -91,6 +91,22 @@ def test_saturated_processors_are_shared_by_weight(loaded: scheduler.Scheduler) 
 
 
 @NEEDS
+def test_what_one_task_alone_could_not_use_is_not_saved_up(loaded: scheduler.Scheduler) -> None:
+    """Two thirds of the processors' time is more than one task can use, on two processors or more."""
+    enforcer, processors = InKernel("sched_ext", loaded.calls_id, rank=1), os.cpu_count() or 1
+    with leaves(2) as [favoured, other]:
+        cgroup.write(favoured, "cpu.weight", 200)
+        for _ in range(processors):
+            start(other, enforcer, SPIN)
+        start(favoured, enforcer, SPIN)
+        time.sleep(5)
+        for _ in range(processors - 1):
+            start(favoured, enforcer, SPIN)
+        time.sleep(0.5)
+        assert shares([favoured, other], 2.0) == [pytest.approx(2 / 3, rel=0.1), pytest.approx(1 / 3, rel=0.2)]
+
+
+@NEEDS
 def test_cpu_max_holds(loaded: scheduler.Scheduler) -> None:
     enforcer = InKernel("sched_ext", loaded.calls_id, rank=1)
     with leaves(1) as [leaf]:
