@@ -36,6 +36,11 @@ PACKAGES = [
     "docker-cli",
     "podman",
     "crun",
+    "tini",
+    "catatonit",
+    "bubblewrap",
+    "libpam-systemd",
+    "dbus-user-session",
     "busybox-static",
     "git",
     "gcc",
@@ -219,8 +224,10 @@ def _install_units(root: Path) -> None:
     (login / "autologin.conf").write_text(
         "[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --noreset --noclear 115200 - linux\n"
     )
+    # Agents start login shells, too: only the one on the console ends the guest.
     (root / "root/.bash_profile").write_text(
-        'export PATH="/opt/venv/bin:$PATH"; [ -e /job/size ] && . /job/size\ncd /tree\n'
+        'export PATH="/opt/venv/bin:$PATH"\n[ "$(tty)" = /dev/ttyS0 ] || return 0\n'
+        "[ -e /job/size ] && . /job/size\ncd /tree\n"
         "trap 'sync; systemctl poweroff -ff' EXIT\n"
     )
     (root / "etc/fstab").write_text("")
