@@ -26,10 +26,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agentcgroup.command import SHELLS, external_commands, is_waiting_shell, program, shell_text
+from agentcgroup.model import Kind
 from agentcgroup.policy import AgentRule, Policy
 from agentcgroup.process import Facts
 
-Role = Literal["agent", "shell", "tool", "helper"]
+Role = Literal["agent", "shell"] | Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,15 @@ class Verdict:
     role: Role
     why: str
     agent: str | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What a call with this verdict is."""
+        match self.role:
+            case "agent" | "shell":
+                return "tool"
+            case kind:
+                return kind
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from agentcgroup.command import program, shell_text, simple_commands
 from agentcgroup.hints import Hint
-from agentcgroup.model import MIB, CommandClass, Limits
+from agentcgroup.model import MIB, CommandClass, Kind, Limits
 from agentcgroup.policy import ClassRule, LimitsRule, Policy
 
 SMALLEST_BUDGET_BYTES = 64 * MIB
@@ -62,18 +62,18 @@ def split_budget(policy: Policy, session_bytes: int) -> Budget:
     )
 
 
-def classify(policy: Policy, budget: Budget, argv: Sequence[str], helper: bool = False) -> CommandClass:
+def classify(policy: Policy, budget: Budget, argv: Sequence[str], kind: Kind = "tool") -> CommandClass:
     """The class of a command.
 
     A line that runs several programs gets the class of the one that is granted most memory (an
-    unrecognised program counts as ``default``): erring on the side of letting it run.  ``helper``
-    says that the boundary rules know it as a helper of the agent already.
+    unrecognised program counts as ``default``): erring on the side of letting it run.  ``kind``
+    is what the boundary rules say it is.
     """
     text = shell_text(argv) or " ".join(argv)
     for rule in policy.classes:
         if rule.regex and re.search(rule.regex, text):
-            return _resolve(policy, budget, rule, f"classes: {rule.name} (regex {rule.regex!r})", helper)
-    found = [_resolve(policy, budget, rule, why, helper) for rule, why in _matches(policy, argv)]
+            return _resolve(policy, budget, rule, f"classes: {rule.name} (regex {rule.regex!r})", kind)
+    found = [_resolve(policy, budget, rule, why, kind) for rule, why in _matches(policy, argv)]
     tools = [one for one in found if one.kind == "tool"] or found
     return max(tools, key=lambda one: one.limits.memory_high_bytes)
 
@@ -106,7 +106,7 @@ def _rule_of(policy: Policy, words: tuple[str, ...]) -> tuple[ClassRule | None, 
     return None, names[0]
 
 
-def _resolve(policy: Policy, budget: Budget, rule: ClassRule | None, why: str, helper: bool) -> CommandClass:
+def _resolve(policy: Policy, budget: Budget, rule: ClassRule | None, why: str, kind: Kind) -> CommandClass:
     own = rule.limits if rule else LimitsRule()
     on = rule.on_limit if rule else None
     base, fallback = policy.default, policy.default_on_limit
@@ -124,7 +124,7 @@ def _resolve(policy: Policy, budget: Budget, rule: ClassRule | None, why: str, h
     return CommandClass(
         name=rule.name if rule else "default",
         rule=why,
-        kind="helper" if helper else rule.kind if rule else "tool",
+        kind=rule.kind if rule and kind == "tool" else kind,
         limits=limits,
         on_memory=(on and on.memory) or fallback.memory,
         on_time=(on and on.time) or fallback.time,

@@ -6,7 +6,10 @@ from typing import Literal
 from agentcgroup.hints import Hint
 
 Priority = Literal["high", "normal", "low"]
-Kind = Literal["tool", "helper"]
+Kind = Literal["tool", "own", "helper"]
+"""Whose command a call is: the model's (what is counted and shown as tool calls), the agent's own housekeeping (git polls, ``ps``),
+or a long-lived server of the agent (MCP, language server).
+"""
 OnLimit = Literal["kill", "tell", "nothing"]
 Resource = Literal["memory", "time", "processes"]
 
@@ -66,13 +69,17 @@ class Deed:
 
 @dataclass(slots=True)
 class CallRecord:
-    """One tool call as it is reported.  Times in seconds since the session's start, sizes in bytes."""
+    """One call as it is reported.  Times in seconds since the session's start, sizes in bytes.
+
+    ``sign`` says by what its kind was told.
+    """
 
     call: int
     pid: int
     argv: tuple[str, ...]
     started_s: float
     kind: Kind = "tool"
+    sign: str = ""
     class_name: str = "default"
     rule: str = ""
     expected_bytes: int | None = None

@@ -118,7 +118,7 @@ class Tracker:
             self._became(origin, facts)
             return None
         verdict = judge(self._policy, facts, origin, any(one.verdict.agent for one in self.launched))
-        if verdict.role in ("tool", "helper"):
+        if verdict.role in ("tool", "own", "helper"):
             return self._begin(pid, verdict, facts, at_ns)
         program = AgentProcess(pid, facts.argv, facts.sid, verdict)
         self._agents[pid] = program

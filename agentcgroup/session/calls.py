@@ -19,7 +19,7 @@ from agentcgroup.controller import Controller
 from agentcgroup.enforce import Choice
 from agentcgroup.hints import VARIABLE
 from agentcgroup.loops import Loop
-from agentcgroup.model import CallRecord, CommandClass, Deed, Priority
+from agentcgroup.model import CallRecord, CommandClass, Deed, Kind, Priority
 from agentcgroup.policy import HostRule, Policy
 from agentcgroup.schedule import events as ev
 from agentcgroup.session.acts import Acts
@@ -67,8 +67,8 @@ class Calls:
         self.placement = Placement(self._live, layout, tracker, source.sees_inside, _VICTIM_SCORE[priority], log)
         self._timer: asyncio.TimerHandle | None = None
         self._ending = False
-        self._default = self._class_of((), False).limits
-        self._new: dict[int, bool] = {}
+        self._default = self._class_of((), "tool").limits
+        self._new: dict[int, Kind] = {}
         self._earlier: dict[int, float] = {}
         """Roots of calls that an earlier governor acted upon, and when these began."""
         self.records: list[CallRecord] = []
@@ -95,6 +95,7 @@ class Calls:
         argv = begun.facts.argv if begun.facts else ()
         live = Live(CallRecord(begun.call, begun.pid, argv, self._seconds(begun.at_ns)))
         live.record.cwd = begun.facts.cwd if begun.facts else ""
+        live.record.sign = begun.verdict.why
         live.awaits_command = not argv
         self._live[begun.call] = live
         self.records.append(live.record)
@@ -103,7 +104,7 @@ class Calls:
         for pid in begun.early:
             self.placement.join(Join(begun.call, pid, begun.at_ns))
             self.placement.misplaced(begun.call, pid)
-        self._new[begun.call] = begun.verdict.role == "helper"
+        self._new[begun.call] = begun.verdict.kind
 
     def restore(self, call: int, leaf: Path, facts: dict[str, Any]) -> None:
         """A call that an earlier daemon had; ``facts`` are those that it kept with the leaf."""
@@ -123,7 +124,8 @@ class Calls:
         self.records.append(live.record)
         self._source.watch_call(leaf)
         self.placement.restore(live, leaf)
-        self._new[call] = facts.get("kind") == "helper"
+        kind = facts.get("kind")
+        self._new[call] = kind if kind in ("own", "helper") else "tool"
 
     def recover(self, facts: dict[str, Any], leaf: Path) -> None:
         """A call that ended under an earlier daemon, and whose record is still with its leaf."""
@@ -135,14 +137,14 @@ class Calls:
         began_s = self._earlier.get(pid)
         return began_s is not None and self._seconds(at_ns) <= began_s
 
-    def _take_up(self, call: int, helper: bool) -> None:
+    def _take_up(self, call: int, kind: Kind) -> None:
         """Class, limits and hints of a call that was placed."""
         live = self._live[call]
         if not live.record.argv and live.leaf is not None:
             # The root was gone before it could be looked at; a child that it forked still shows its program.
             lines = (process.command_line(pid) for pid in cgroup.processes(live.leaf))
             live.record.argv = next(filter(None, lines), ())
-        self._step(ctl.Began(call, self._classify(live, helper)))
+        self._step(ctl.Began(call, self._classify(live, kind)))
         self._note_command(live)
         if not self._source.sees_inside:
             self.said.hinted(live, process.hint_text(live.record.pid))
@@ -162,9 +164,9 @@ class Calls:
             facts = {name: getattr(record, name) for name in ("pid", "started_s", "kind", "ended_s", "exit_status")}
             mark(live.leaf, facts | {"argv": argv})
 
-    def _classify(self, live: Live, helper: bool = False) -> CommandClass:
+    def _classify(self, live: Live, kind: Kind) -> CommandClass:
         record = live.record
-        granted = self._class_of(record.argv, helper)
+        granted = self._class_of(record.argv, kind)
         record.kind, record.class_name, record.rule = granted.kind, granted.name, granted.rule
         record.expected_bytes = granted.expected_bytes
         return granted
@@ -188,7 +190,7 @@ class Calls:
 
     def _command_known(self, live: Live) -> None:
         """It turned out what a call's command is."""
-        self._step(ctl.Reclassified(live.record.call, self._classify(live)))
+        self._step(ctl.Reclassified(live.record.call, self._classify(live, live.record.kind)))
         self._note_command(live)
 
     def _note_command(self, live: Live) -> None:

@@ -108,7 +108,7 @@ def print_summary(report: dict[str, Any], out: TextIO) -> None:
 
     console = Console(file=out, width=max(80, Console(file=out).width) if out.isatty() else 140, highlight=False)
     calls = [call for call in report["calls"] if call["kind"] == "tool"]
-    helpers = [call for call in report["calls"] if call["kind"] == "helper"]
+    helpers = [call for call in report["calls"] if call["kind"] != "tool"]
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="")
     table.add_column("call", justify="right")
     table.add_column("command")
@@ -119,7 +119,7 @@ def print_summary(report: dict[str, Any], out: TextIO) -> None:
     width = max(16, console.width - _OTHER_COLUMNS)
     for call in calls + helpers:
         deeds = ", ".join(f"{deed['what']} ({deed['why']})" for deed in call["deeds"])
-        cells = [str(call["call"]), _cut(call["command"], width), call["class_name"] + (" (helper)" if call["kind"] == "helper" else ""),
+        cells = [str(call["call"]), _cut(call["command"], width), call["class_name"] + ("" if call["kind"] == "tool" else f" ({call['kind']})"),
                  or_dash(call["duration_s"], format_duration), or_dash(call["memory_peak_bytes"], format_size),
                  or_dash(call["limits"] and call["limits"]["memory_high_bytes"], format_size),
                  or_dash(call["cpu_s"], format_duration), exit_words(call["exit_status"]), deeds]  # fmt: skip

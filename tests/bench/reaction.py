@@ -85,7 +85,7 @@ class Growth(Case):
     def decide(self) -> Callable[[], object]:
         budget = split_budget(POLICY, 1 << 30)
         controller = Controller(POLICY, budget)
-        controller.step(ctl.Began(1, classify(POLICY, budget, ("make",), False)), 0.0)
+        controller.step(ctl.Began(1, classify(POLICY, budget, ("make",), "tool")), 0.0)
         controller.step(ctl.Measured(1, cgroup.usage(self.top / "leaf")), 0.1)
         limits = controller.limits_of(1)
         assert isinstance(limits, Limits)

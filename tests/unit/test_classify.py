@@ -52,7 +52,7 @@ def test_a_command_gets_the_class_of_its_most_demanding_program(argv: list[str],
 def test_a_helper_is_not_a_tool_call() -> None:
     budget = split_budget(POLICY, 2 << 30)
     assert classify(POLICY, budget, ["gopls"]).kind == "helper"
-    assert classify(POLICY, budget, ["git", "status"], helper=True).kind == "helper"
+    assert classify(POLICY, budget, ["git", "status"], "helper").kind == "helper"
     assert classify(POLICY, budget, ["git", "status"]).kind == "tool"
 
 
