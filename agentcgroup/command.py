@@ -7,6 +7,7 @@ An agent's tool call is nearly always ``/bin/bash -c '<text>'``, where the text 
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 
 SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "ash", "fish", "busybox"})
@@ -194,3 +195,22 @@ def display(argv: Sequence[str], width: int = 60) -> str:
     # A tool call's text is hostile input to the terminal that shows it: no escape sequences.
     line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
     return line if len(line) <= width else line[: width - 1] + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class Unwrapped:
+    """The command as the model wrote it, and how it was found, step by step."""
+
+    command: str
+    steps: tuple[str, ...] = ()
+
+
+def unwrap(argv: Sequence[str], patterns: Sequence[str] = ()) -> Unwrapped:
+    """Take off what an agent put around a command; ``patterns`` are those of the agent's policy rule."""
+    text = shell_text(argv)
+    return Unwrapped(shlex.join(argv) if text is None else text)
+
+
+def key(command: str) -> str:
+    """Two calls ran the same command when these are equal."""
+    return " ".join(command.split())

@@ -84,6 +84,7 @@ class CallRecord:
     rule: str = ""
     expected_bytes: int | None = None
     cwd: str = ""
+    command: str = ""
     leaf: str | None = None
     placed_after_ms: float | None = None
     ended_s: float | None = None

@@ -124,12 +124,30 @@ class DefaultOnLimit(_Strict):
     processes: OnLimit = "tell"
 
 
+def _with_command(value: str) -> str:
+    if "command" not in re.compile(value).groupindex:
+        raise ValueError("it needs a group (?P<command>...) around the command")
+    return value
+
+
+class CallSigns(_Strict):
+    """How the model's calls are told from an agent's own commands: variables that only the calls have in their environment."""
+
+    environment: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], ...] = ()
+
+
 class AgentRule(_Strict):
-    """A known agent's runtime, and the children of it that serve the agent rather than the model."""
+    """A known agent's runtime, what it puts around a command (``unwrap``), and which of its children are the model's ``calls``.
+
+    ``own`` are commands that serve the agent itself, ``helpers`` its servers.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9 ._-]{0,47}$")]
     runtime: Regex
     helpers: tuple[Regex, ...] = ()
+    own: tuple[Regex, ...] = ()
+    unwrap: tuple[Annotated[Regex, AfterValidator(_with_command)], ...] = ()
+    calls: CallSigns = CallSigns()
 
 
 class AgentDomainRule(_Strict):
