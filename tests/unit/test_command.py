@@ -16,9 +16,9 @@ from agentcgroup.command import assignments, display, external_commands, is_wait
         (["/bin/bash", "-c", "source /x/snap.sh && eval 'AGENT_RESOURCE_HINT=memory:high make -j8' \\< /dev/null && pwd -P >| /tmp/c"],
          ["source", "make", "pwd"]),
         (["env", "-u", "HOME", "A=1", "timeout", "-k", "5", "60", "uv", "run", "--quiet", "pytest"], ["pytest"]),
-        (["bash", "-c", "for f in *; do gcc -c $f; done; (cd b && ninja)"], ["f", "gcc", "cd", "ninja"]),
+        (["bash", "-c", "for f in *; do gcc -c $f; done; (cd b && ninja)"], ["gcc", "cd", "ninja"]),
         (["sh", "-c", "bash -c 'sh -c \"cargo test\"'"], ["cargo"]),
-        (["bash", "-c", "echo 'unclosed"], ["echo"]),
+        (["bash", "-c", "pytest; echo 'unclosed"], ["bash"]),
         (["sudo", "-u", "bob", "make"], ["make"]),
     ],
 )  # fmt: skip
