@@ -87,7 +87,9 @@ def judge(policy: Policy, child: Facts, parent: AgentProcess, runtime_found: boo
     if is_waiting_shell(child.argv) and parent.verdict.role == "agent":
         return Verdict("shell", f"a shell that {program(parent.argv)} keeps to feed it commands")
     rule = next((one for one in policy.agents if one.name == parent.verdict.agent), None)
-    line = shlex.join(child.argv)
+    line = shlex.join(child.argv[:200])[:4096]
+    if rule and any(re.search(pattern, line) for pattern in rule.own):
+        return Verdict("own", f"a command of {rule.name} itself")
     if rule and any(re.search(pattern, line) for pattern in rule.helpers):
         return Verdict("helper", f"helper of {rule.name}")
     return Verdict("tool", f"started by {program(parent.argv)}")

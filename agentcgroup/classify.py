@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from agentcgroup.command import program, shell_text, simple_commands
+from agentcgroup.command import after_dashes, identity, module, program, shell_text, simple_commands
 from agentcgroup.hints import Hint
 from agentcgroup.model import MIB, CommandClass, Kind, Limits
 from agentcgroup.policy import ClassRule, LimitsRule, Policy
@@ -67,13 +67,11 @@ def classify(policy: Policy, budget: Budget, argv: Sequence[str], kind: Kind = "
 
     A line that runs several programs gets the class of the one that is granted most memory (an
     unrecognised program counts as ``default``): erring on the side of letting it run.  ``kind``
-    is what the boundary rules say it is.
+    is what the boundary rules say it is.  The class of a helper counts for its program alone, not for a
+    command that names it.
     """
-    text = shell_text(argv) or " ".join(argv)
-    for rule in policy.classes:
-        if rule.regex and re.search(rule.regex, text):
-            return _resolve(policy, budget, rule, f"classes: {rule.name} (regex {rule.regex!r})", kind)
-    found = [_resolve(policy, budget, rule, why, kind) for rule, why in _matches(policy, argv)]
+    by_class = shell_text(argv) is None  # what a text runs is the model's, whatever its class
+    found = [_resolve(policy, budget, rule, why, kind, by_class) for rule, why in _matches(policy, argv)]
     tools = [one for one in found if one.kind == "tool"] or found
     return max(tools, key=lambda one: one.limits.memory_high_bytes)
 
@@ -89,24 +87,80 @@ def _matches(policy: Policy, argv: Sequence[str]) -> list[tuple[ClassRule | None
     return found or [(None, "default (no program)")]
 
 
-_GLUE = frozenset({"cd", "echo", "export", "source", ".", "true", ":", "set", "test", "[", "exit", "shopt", "unset", "printf"})
+_GLUE = frozenset(
+    [
+        "cd",
+        "echo",
+        "export",
+        "source",
+        ".",
+        "true",
+        "false",
+        ":",
+        "set",
+        "test",
+        "[",
+        "exit",
+        "shopt",
+        "unset",
+        "unalias",
+        "alias",
+        "trap",
+        "pwd",
+        "printf",
+        "sleep",
+        "wait",
+        "read",
+        "local",
+        "return",
+        "umask",
+        "ulimit",
+        "declare",
+        "typeset",
+        "readonly",
+        "break",
+        "continue",
+        "shift",
+        "eval",
+        "pgrep",
+        "xargs",
+    ]
+)
+
+_LONGEST_ARGUMENTS = 1000
+"""Characters of a command's arguments that a policy's expression sees."""
 
 
 def _rule_of(policy: Policy, words: tuple[str, ...]) -> tuple[ClassRule | None, str]:
-    """The first class that has the program, with ``python -m NAME`` and versions seen as NAME."""
+    """The first class that has the program; what an unknown helper starts after ``--`` counts where the helper itself has no class."""
+    found = _rule_of_program(policy, words)
+    if found[0] is None and (inner := after_dashes(words)):
+        behind = _rule_of_program(policy, tuple(inner))
+        return behind if behind[0] else found
+    return found
+
+
+def _rule_of_program(policy: Policy, words: tuple[str, ...]) -> tuple[ClassRule | None, str]:
+    """By name, with ``python -m NAME`` and versions seen as NAME, or by the expression of what the program is (``identity``)."""
     name, arguments = program(words), words[1:]
     names = [name, re.sub(r"[\d.]+$", "", name)]
-    if names[1] in ("python", "pypy") and len(arguments) >= 2 and arguments[0] == "-m":
-        names, arguments = [arguments[1].split(".")[0]], arguments[2:]
-    text = " ".join(arguments)
+    if (inner := module(words)) is not None:
+        names, arguments = [inner[0].split(".")[0]], tuple(inner[1:])
+    who = identity(words)[:_LONGEST_IDENTITY]
+    text = " ".join(arguments[:100])[:_LONGEST_ARGUMENTS]
     for rule in policy.classes:
+        if rule.regex and re.search(rule.regex, who):
+            return rule, f"{who} as {rule.regex!r}"
         known = next((one for one in names if one in rule.programs), None)
         if known and (rule.args is None or re.search(rule.args, text)):
             return rule, known
     return None, names[0]
 
 
-def _resolve(policy: Policy, budget: Budget, rule: ClassRule | None, why: str, kind: Kind) -> CommandClass:
+_LONGEST_IDENTITY = 300
+
+
+def _resolve(policy: Policy, budget: Budget, rule: ClassRule | None, why: str, kind: Kind, by_class: bool) -> CommandClass:
     own = rule.limits if rule else LimitsRule()
     on = rule.on_limit if rule else None
     base, fallback = policy.default, policy.default_on_limit
@@ -119,12 +173,12 @@ def _resolve(policy: Policy, budget: Budget, rule: ClassRule | None, why: str, k
         processes=own.processes or base.processes,
         cpu_weight=own.cpu_weight or base.cpu_weight,
         cpu_cores=own.cpu_cores or base.cpu_cores,
-        time_s=own.time or base.time,
+        time_s=(base.time if own.time is None else own.time) or None,
     )
     return CommandClass(
         name=rule.name if rule else "default",
         rule=why,
-        kind=rule.kind if rule and kind == "tool" else kind,
+        kind=rule.kind if rule and by_class and kind == "tool" else kind,
         limits=limits,
         on_memory=(on and on.memory) or fallback.memory,
         on_time=(on and on.time) or fallback.time,

@@ -125,14 +125,13 @@ def identity(words: Sequence[str]) -> str:
     first = re.sub(r"(?<=[^@])@[^/@]*$", "", words[0][:400])
     if not re.fullmatch(r"node|nodejs|bun|deno|ts-node|tsx|(python|pypy)[\d.]*|ruby|perl|java", program(words)):
         return first
-    module = _module(words)
-    if module is not None:
-        return module[0]
+    if (found := module(words)) is not None:
+        return found[0]
     script = next((word for word in words[1:20] if not word.startswith("-")), "")
     return f"{first} {script[:400]}".rstrip()
 
 
-def _module(words: Sequence[str]) -> list[str] | None:
+def module(words: Sequence[str]) -> list[str] | None:
     """``python -u -m NAME ARGUMENTS``: the name and its arguments."""
     if not re.fullmatch(r"(python|pypy)[\d.]*", program(words)):
         return None

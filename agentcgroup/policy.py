@@ -7,12 +7,14 @@ key.  What a policy means for one command is decided in ``classify``.
 import re
 from importlib import resources
 from pathlib import Path
+from re import _parser as sre_parse  # type: ignore[attr-defined]
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from agentcgroup.errors import AgentCgroupError
+from agentcgroup.hints import CpuLevel, MemoryLevel
 from agentcgroup.model import Kind, OnLimit, Priority
 from agentcgroup.units import parse_duration, parse_size
 
@@ -43,10 +45,37 @@ def _seconds(value: object) -> object:
 
 def _regex(value: str) -> str:
     try:
-        re.compile(value)
-    except re.error as error:
+        tree = sre_parse.parse(value)
+    except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"not a regular expression: {error}") from None
+    if len(value) > _LONGEST_REGEX:
+        raise ValueError(f"longer than {_LONGEST_REGEX} characters")
+    if _repeats_a_repeat(tree):
+        raise ValueError("a repetition within a repetition, as in (a+)+, may take for ever; write it without")
     return value
+
+
+_LONGEST_REGEX = 2000
+
+
+def _repeats_a_repeat(tree: Any) -> bool:
+    """Whether an unbounded repetition holds another one that what follows in it doesn't tell apart: the exponential kind."""
+    waiting = [(tree, False)]
+    while waiting:
+        part, within = waiting.pop()
+        for name, what in part:
+            repeats = str(name) in ("MAX_REPEAT", "MIN_REPEAT") and what[1] is sre_parse.MAXREPEAT
+            if repeats and within:
+                return True
+            for inner in _parts(what):
+                waiting.append((inner, within or repeats))
+    return False
+
+
+def _parts(what: Any) -> list[Any]:
+    if isinstance(what, sre_parse.SubPattern):
+        return [what]
+    return [part for one in what for part in _parts(one)] if isinstance(what, (tuple, list)) else []
 
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -86,8 +115,8 @@ class OnLimitRule(_Strict):
 class ClassRule(_Strict):
     """A kind of command: how it is recognised, and its limits.
 
-    A command matches when one of its programs is in ``programs`` and its arguments match ``args``
-    (if given), or when the whole text matches ``regex``.
+    A command matches when one of its programs is in ``programs`` and its arguments match ``args`` (if
+    given), or when what one of them is (``command.identity``: path, script, package) matches ``regex``.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
@@ -158,10 +187,13 @@ class AgentDomainRule(_Strict):
     cpu_weight: Weight = 1000
 
 
+_SESSION_WEIGHTS: dict[Priority, int] = {"high": 400, "normal": 100, "low": 25}
+
+
 class SessionRule(_Strict):
     memory: Amount = 0.75
     priority: Priority = "normal"
-    cpu_weight: dict[Priority, Weight] = {"high": 400, "normal": 100, "low": 25}
+    cpu_weight: Annotated[dict[Priority, Weight], AfterValidator(lambda given: _SESSION_WEIGHTS | given)] = _SESSION_WEIGHTS
     agent: AgentDomainRule = AgentDomainRule()
     brake: Seconds = 1.0
     thrash: Seconds = 10.0
@@ -213,17 +245,26 @@ class HistoryRule(_Strict):
     sample: Seconds = 1.0
 
 
+_HINT_MEMORY: dict[MemoryLevel, float | int] = {"low": 0.1, "medium": 0.4, "high": 1.0}
+_HINT_CPU: dict[CpuLevel, int] = {"low": 25, "high": 400}
+
+
 class HintRule(_Strict):
     """What the levels of a hint mean: shares of the budget for tool calls, and CPU weights."""
 
-    memory: dict[Literal["low", "medium", "high"], Amount] = {"low": 0.1, "medium": 0.4, "high": 1.0}
-    cpu: dict[Literal["low", "high"], Weight] = {"low": 25, "high": 400}
+    memory: Annotated[dict[MemoryLevel, Amount], AfterValidator(lambda given: _HINT_MEMORY | given)] = _HINT_MEMORY
+    cpu: Annotated[dict[CpuLevel, Weight], AfterValidator(lambda given: _HINT_CPU | given)] = _HINT_CPU
 
 
 class Policy(_Strict):
-    """A whole policy file."""
+    """A whole policy file.
+
+    With ``extends: default`` it holds only what differs from the shipped policy: tables merge key by key,
+    its agents, classes and launchers come before the shipped ones; one of the same name replaces that.
+    """
 
     version: Literal[1]
+    extends: Literal["default"] | None = None
     host: HostRule = HostRule()
     users: UserRule = UserRule()
     session: SessionRule = SessionRule()
@@ -244,9 +285,12 @@ NAMED_POLICIES = Path("/etc/agentcgroup/policies")
 
 
 def default_policy_path() -> Path:
-    """The host's own policy where it has one, else the one that is shipped: of this checkout, or of the installed package."""
-    if SYSTEM_POLICY.exists():
-        return SYSTEM_POLICY
+    """The host's own policy where it has one, else the one that is shipped."""
+    return SYSTEM_POLICY if SYSTEM_POLICY.exists() else shipped_policy_path()
+
+
+def shipped_policy_path() -> Path:
+    """The policy that comes with the program: of this checkout, or of the installed package."""
     checkout = Path(__file__).parent.parent / "policies" / "default.yaml"
     return checkout if checkout.exists() else Path(str(resources.files("agentcgroup") / "policies" / "default.yaml"))
 
@@ -270,7 +314,8 @@ def parse_policy(text: str, name: str) -> Policy:
     do = "see policies/default.yaml for the keys and their meaning"
     try:
         content = yaml.load(text, _LOADER)
-        lines = _lines(yaml.compose(text, _LOADER))
+        document = yaml.compose(text, _LOADER)
+        lines, twice = _lines(document), _repeated(document)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
@@ -278,6 +323,10 @@ def parse_policy(text: str, name: str) -> Policy:
         raise AgentCgroupError(f"{where}: not YAML", problem, do) from None
     if not isinstance(content, dict):
         raise AgentCgroupError(f"{name}:1: a policy is a mapping", "this is something else", do)
+    if twice:
+        raise AgentCgroupError("\n".join(f"{name}:{line}: {key}: the same key twice" for key, line in twice), do=do)
+    if content.get("extends") == "default":
+        content = _extended(content)
     try:
         return Policy.model_validate(content)
     except ValidationError as error:
@@ -287,6 +336,50 @@ def parse_policy(text: str, name: str) -> Policy:
             message = mistake["msg"].removeprefix("Value error, ")
             mistakes.append(f"{name}:{lines.get(key, 1)}: {'.'.join(map(str, key)) or 'policy'}: {message}")
         raise AgentCgroupError("\n".join(dict.fromkeys(mistakes)), do=do) from None
+
+
+def _extended(content: dict[str, Any]) -> dict[str, Any]:
+    """The shipped policy with what ``content`` says differently."""
+    shipped = yaml.load(shipped_policy_path().read_text(encoding="utf-8"), _LOADER)
+    merged = _merged(shipped, content)
+    for key in ("agents", "classes"):
+        mine = content.get(key) or []
+        if isinstance(mine, list):
+            names = {one.get("name") for one in mine if isinstance(one, dict)}
+            merged[key] = [*mine, *(one for one in shipped[key] if one["name"] not in names)]
+    mine = content.get("launchers") or []
+    if isinstance(mine, list):
+        merged["launchers"] = [*mine, *shipped["launchers"]]
+    return merged
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _repeated(document: Any) -> list[tuple[str, int]]:
+    """Keys that a mapping of the document has twice, with the line of the second."""
+    found, waiting, seen = [], [document], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            keys = set()
+            for key, value in node.value:
+                word = key.value if isinstance(key.value, str) else str(key.start_mark.line)
+                if word in keys:
+                    found.append((word, key.start_mark.line + 1))
+                keys.add(word)
+                waiting.append(value)
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+    return sorted(found, key=lambda one: one[1])
 
 
 def _lines(node: Any, at: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], int]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from agentcgroup.classify import apply_hint, classify
+from agentcgroup.command import display, simple_commands, unwrap
 from agentcgroup.errors import AgentCgroupError
 from agentcgroup.hints import parse_hint
 from agentcgroup.policy import load_policy
@@ -20,9 +21,13 @@ def explain(argv: tuple[str, ...], policy_file: Path | None, memory: str | None,
     policy = load_policy(policy_file)
     budget = session_budget(policy, memory)
     granted = classify(policy, budget, argv)
+    found = unwrap(argv, tuple(pattern for agent in policy.agents for pattern in agent.unwrap))
+    classes = [(words, classify(policy, budget, words)) for words in simple_commands(argv)]
     limits = apply_hint(policy, budget, granted, hint)
     none = "none"
     rows = {
+        "command": found.command + (f"  ({', then '.join(found.steps)})" if found.steps else ""),
+        "programs": ", ".join(f"{display(words[:1])}: {one.name}" for words, one in classes) or none,
         "class": granted.name + (" (a helper: not counted as a tool call)" if granted.kind == "helper" else ""),
         "rule": granted.rule + (f", hint {hint_text}" if hint else ""),
         "memory": f"{format_size(limits.memory_high_bytes)}, then {granted.on_memory} (the kernel's own limit: {format_size(limits.memory_max_bytes)})",

@@ -118,7 +118,10 @@ def policy_check(file: Annotated[Path, typer.Argument(help="The policy file.")])
     from agentcgroup.policy import load_policy
 
     loaded = load_policy(file)
-    typer.echo(f"{file}: ok, {len(loaded.classes)} classes, {len(loaded.agents)} known agents")
+    base = "extends the shipped policy, in all " if loaded.extends else ""
+    typer.echo(f"{file}: ok, {base}{len(loaded.classes)} classes, {len(loaded.agents)} known agents")
+    if not loaded.classes:
+        typer.echo(f"{file}: no command has a class of its own here; add 'extends: default' to keep the shipped ones", err=True)
 
 
 @policy_app.command("explain", context_settings=_COMMAND)

@@ -9,6 +9,7 @@ from typing import Any
 
 from agentcgroup import cgroup
 from agentcgroup import control_events as ctl
+from agentcgroup.command import key
 from agentcgroup.enforce import kernel_release
 from agentcgroup.model import CallRecord, Deed, Limits
 from agentcgroup.session.layout import Layout
@@ -33,7 +34,7 @@ class Acts:
     ) -> None:
         self._layout, self._log, self._note, self._began = layout, log, note, began
         self._tasks: set[asyncio.Task[None]] = set()
-        self._peaks: dict[tuple[str, ...], int] = {}
+        self._peaks: dict[str, int] = {}
 
     def do(self, live: Live, action: ctl.SetLimits | ctl.Brake | ctl.Release | ctl.Tell | ctl.Stop) -> None:
         """Carry one action out."""
@@ -79,12 +80,12 @@ class Acts:
         record, said = live.record, live.record.hint.memory
         if isinstance(said, int):
             return said
-        return self._peaks.get(record.argv, record.expected_bytes or 0 if said else 0)
+        return self._peaks.get(key(record.command), record.expected_bytes or 0 if said else 0)
 
     def remember(self, record: CallRecord) -> None:
         """A call has ended: what it took is what the same command is expected to take again."""
         if (record.memory_peak_bytes or 0) >= _WORTH_ANNOUNCING_BYTES:
-            self._peaks[record.argv] = record.memory_peak_bytes or 0
+            self._peaks[key(record.command)] = record.memory_peak_bytes or 0
 
     async def _deliver(
         self, way: Callable[[int, Path | None, ctl.Notice], Awaitable[bool]], live: Live, notice: ctl.Notice

@@ -14,7 +14,7 @@ from typing import Any
 from agentcgroup import cgroup, process
 from agentcgroup import control_events as ctl
 from agentcgroup.classify import Budget, classify
-from agentcgroup.command import assignments, display
+from agentcgroup.command import assignments, display, unwrap
 from agentcgroup.controller import Controller
 from agentcgroup.enforce import Choice
 from agentcgroup.hints import VARIABLE
@@ -63,6 +63,8 @@ class Calls:
         self._controller = Controller(policy, budget)
         # Agents repeat themselves: nearly all recorded runs have the same command three times in a row.
         self._class_of = lru_cache(maxsize=256)(partial(classify, policy, budget))
+        patterns = tuple(pattern for agent in policy.agents for pattern in agent.unwrap)
+        self._command_of = lru_cache(maxsize=256)(lambda argv: unwrap(argv, patterns).command)
         self._live: dict[int, Live] = {}
         self.placement = Placement(self._live, layout, tracker, source.sees_inside, _VICTIM_SCORE[priority], log)
         self._timer: asyncio.TimerHandle | None = None
@@ -160,7 +162,7 @@ class Calls:
         """Keep with the leaf what another governor could not find out."""
         if self._marks and live.leaf is not None:
             record = live.record
-            argv = ["sh", "-c", display(record.argv, 200)] if record.argv else []
+            argv = ["sh", "-c", record.command or display(record.argv, 200)] if record.argv else []
             facts = {name: getattr(record, name) for name in ("pid", "started_s", "kind", "ended_s", "exit_status")}
             mark(live.leaf, facts | {"argv": argv})
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agentcgroup import cgroup
-from agentcgroup.command import display, simple_commands
+from agentcgroup.command import display, key
 from agentcgroup.loops import Loop, Loops, Reclaim
 from agentcgroup.model import CallRecord
 from agentcgroup.policy import LoopRule
@@ -32,8 +32,8 @@ class Leftovers:
 
     def began(self, record: CallRecord) -> None:
         """The command of a call is known: is it the same as the last?"""
-        key = tuple(map(tuple, simple_commands(record.argv)))
-        self._loops.began(record.call, key, display(record.argv, 120))
+        command = ((key(record.command),),) if record.command else ()
+        self._loops.began(record.call, command, display(("sh", "-c", record.command), 120))
 
     def root_ended(self, call: int, live: Mapping[int, Live]) -> list[Live]:
         """A call's root has ended: memory that its loop left is reclaimed; returns the calls to be ended."""

@@ -73,6 +73,8 @@ def _call(record: CallRecord) -> dict[str, Any]:
 
 def command_words(record: CallRecord) -> str:
     """The command of a call for people, as far as it is known."""
+    if record.command:
+        return display(("sh", "-c", record.command), 500)
     return display(record.argv, 500) if record.argv else "(ended before it could be looked at)"
 
 
@@ -132,7 +134,7 @@ def print_summary(report: dict[str, Any], out: TextIO) -> None:
     if calls or helpers:
         console.print(table)
     for one in agent["processes"]:
-        words = display(one["argv"], 70) if one["argv"] else "(never started)"
+        words = display(("sh", "-c", one.get("command") or display(one["argv"])), 70) if one["argv"] else "(never started)"
         console.print(Text(f"agent: process {one['pid']} {words} [{one['why']}]"))
     if agent["memory_peak_bytes"] is not None:
         console.print(

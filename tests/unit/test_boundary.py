@@ -94,7 +94,7 @@ def test_a_shell_that_an_agent_keeps_is_no_tool_call_but_its_commands_are() -> N
 
 def test_the_known_agents_own_helpers_are_not_tool_calls() -> None:
     runtime = agent("claude", known="claude code")
-    assert judge(POLICY, child("/usr/bin/rg", "--files"), runtime, True).role == "helper"
+    assert judge(POLICY, child("/usr/bin/rg", "--files"), runtime, True).role == "own"
     assert judge(POLICY, child("/bin/bash", "-c", "rg x"), runtime, True).role == "tool"
 
 

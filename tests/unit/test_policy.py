@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from agentcgroup.classify import classify, split_budget
 from agentcgroup.errors import AgentCgroupError
 from agentcgroup.policy import default_policy_path, load_policy, parse_policy
 
@@ -57,3 +58,46 @@ def test_each_number_of_the_characterization_has_its_source_beside_it() -> None:
     for figure in ("185M", "518M", "233M", "13500K", "4500K"):
         lines = [line for line in text.splitlines() if figure in line and ("P95" in line or "paper" in line)]
         assert lines, figure
+
+
+def test_a_key_that_stands_twice_is_refused_with_its_line() -> None:
+    with pytest.raises(AgentCgroupError, match=r"p\.yaml:4: memory: the same key twice"):
+        parse_policy("version: 1\ndefault:\n  memory: 64M\n  memory: 128M\n", "p.yaml")
+
+
+def test_a_part_of_a_table_is_completed_from_the_defaults() -> None:
+    policy = parse_policy("version: 1\nhints: {memory: {high: 80%}, cpu: {low: 5}}\nsession: {cpu_weight: {high: 500}}\n", "p")
+    assert policy.hints.memory == {"low": 0.1, "medium": 0.4, "high": 0.8}
+    assert policy.hints.cpu == {"low": 5, "high": 400}
+    assert policy.session.cpu_weight == {"high": 500, "normal": 100, "low": 25}
+
+
+def test_a_policy_of_few_lines_extends_the_shipped_one() -> None:
+    shipped = load_policy()
+    policy = parse_policy(
+        "version: 1\nextends: default\nlaunchers: [starter]\nhints: {memory: {high: 80%}}\n"
+        "agents: [{name: mine, runtime: '(^|/)mine$'}]\nclasses: [{name: git, programs: [git], limits: {memory: 1G}}]\n", "p")  # fmt: skip
+    assert [one.name for one in policy.agents] == ["mine", *(one.name for one in shipped.agents)]
+    assert policy.classes[0].limits.memory == 1 << 30
+    assert len(policy.classes) == len(shipped.classes)
+    assert policy.launchers == shipped.launchers | {"starter"}
+    assert policy.hints.memory["high"] == 0.8
+
+
+@pytest.mark.parametrize("where", ["classes: [{name: x, regex: '(a+)+b'}]", "agents: [{name: x, runtime: '(\\w*-)*x'}]"])
+def test_an_expression_that_may_take_for_ever_is_refused(where: str) -> None:
+    with pytest.raises(AgentCgroupError, match="repetition within a repetition"):
+        parse_policy(f"version: 1\n{where}\n", "p")
+
+
+def test_a_pattern_around_a_command_says_where_the_command_is() -> None:
+    with pytest.raises(AgentCgroupError, match="needs a group"):
+        parse_policy("version: 1\nagents: [{name: x, runtime: x, unwrap: ['eval .*']}]\n", "p")
+
+
+def test_a_time_of_zero_is_none() -> None:
+    policy = parse_policy("version: 1\ndefault: {time: 9s}\nclasses: [{name: x, programs: [x], limits: {time: 0}}]\n", "p")
+    budget = split_budget(policy, 1 << 30)
+    assert classify(policy, budget, ["x"]).limits.time_s is None
+    assert classify(policy, budget, ["y"]).limits.time_s == 9
+    assert classify(parse_policy("version: 1\ndefault: {time: 0}\n", "p"), budget, ["y"]).limits.time_s is None
