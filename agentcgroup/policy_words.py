@@ -1,18 +1,28 @@
 """``agentcgroup policy explain``: what a policy means for one command."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from agentcgroup.boundary import AgentProcess, Verdict, judge
 from agentcgroup.classify import apply_hint, classify
 from agentcgroup.command import display, simple_commands, unwrap
 from agentcgroup.errors import AgentCgroupError
 from agentcgroup.hints import parse_hint
-from agentcgroup.policy import load_policy
+from agentcgroup.policy import Policy, load_policy
+from agentcgroup.process import Facts
 from agentcgroup.session.start import session_budget
 from agentcgroup.units import format_duration, format_size
 
 
-def explain(argv: tuple[str, ...], policy_file: Path | None, memory: str | None, hint_text: str) -> int:
-    """Print class, rule and limits of a command; returns the exit code."""
+def explain(
+    argv: tuple[str, ...],
+    policy_file: Path | None,
+    memory: str | None,
+    hint_text: str,
+    agent: str = "",
+    environment: Sequence[str] = (),
+) -> int:
+    """Print class, rule and limits of a command, and whose it is where ``agent`` starts it; returns the exit code."""
     if not argv:
         raise AgentCgroupError("no command", do="agentcgroup policy explain -- CMD...")
     hint, complaints = parse_hint(hint_text)
@@ -37,6 +47,27 @@ def explain(argv: tuple[str, ...], policy_file: Path | None, memory: str | None,
         "cpu": f"weight {limits.cpu_weight}" + (f", at most {limits.cpu_cores:g} cores" if limits.cpu_cores else ""),
         "of": f"{format_size(budget.tools_high)} for tool calls in a session of {format_size(budget.session)}",
     }
+    if agent:
+        rows["whose"] = _whose(policy, argv, agent, environment)
     for key, value in rows.items():
         print(f"{key:10} {value}")
     return 0
+
+
+_WHOSE = {
+    "tool": "the model's call", "own": "the agent's own command", "helper": "a server of the agent",
+    "agent": "the agent itself", "shell": "a shell that the agent feeds commands",
+}  # fmt: skip
+
+
+def _whose(policy: Policy, argv: tuple[str, ...], agent: str, environment: Sequence[str]) -> str:
+    """What the command is when this agent starts it with its output captured and these variables in its environment."""
+    rule = next((one for one in policy.agents if one.name == agent), None)
+    if rule is None:
+        known = ", ".join(one.name for one in policy.agents) or "none"
+        raise AgentCgroupError(f"no agent {agent!r} in the policy", do=f"known agents: {known}")
+    if signs := [name for name in rule.calls.environment if name in environment]:
+        return f"{_WHOSE['tool']} ({signs[0]} is in its environment)"
+    parent = AgentProcess(1, (agent,), 1, Verdict("agent", f"known agent {agent}", agent))
+    verdict = judge(policy, Facts(2, 1, 2, argv, "/", keeps_stdio=False), parent, runtime_found=True)
+    return f"{_WHOSE[verdict.role]} ({verdict.why})"

@@ -130,8 +130,10 @@ def policy_explain(
     policy: PolicyFile = None,
     memory: Annotated[str | None, typer.Option(help="The session's memory budget (default: the policy's).")] = None,
     hint: Annotated[str, typer.Option(help="A hint to be applied.")] = "",
+    agent: Annotated[str, typer.Option(help="A known agent that starts it: is it the model's call?")] = "",
+    env: Annotated[list[str] | None, typer.Option(help="A variable in its environment, as the agent sets it.")] = None,
 ) -> int:
     """Which class and limits a command would get, and which rule says so: ... explain -- CMD..."""
     from agentcgroup.policy_words import explain
 
-    return explain(tuple(context.args), policy, memory, hint)
+    return explain(tuple(context.args), policy, memory, hint, agent, env or ())
