@@ -118,7 +118,7 @@ def _known(policy: Policy, argv: tuple[str, ...]) -> AgentRule | None:
     """The known agent whose runtime this is.  A shell's text may name an agent without being one."""
     if program(argv) in SHELLS or program(argv) in policy.launchers:
         return None
-    line = " ".join(_identity(argv))
+    line = " ".join(_identity(argv))[:4096]
     return next((rule for rule in policy.agents if re.search(rule.runtime, line)), None)
 
 

@@ -18,6 +18,8 @@ from agentcgroup.session.share import Share
 from agentcgroup.session.voice import stop_call, tell_call
 from agentcgroup.units import format_size
 
+_MOST_PEAKS = 1000
+"""Commands whose memory is remembered; the oldest goes first."""
 _WORTH_ANNOUNCING_BYTES = 64 << 20
 """The peak of an earlier call from which the same command is expected to reach it again."""
 _LIMITS_WITHOUT_RECLAIM = (6, 16)
@@ -85,6 +87,8 @@ class Acts:
     def remember(self, record: CallRecord) -> None:
         """A call has ended: what it took is what the same command is expected to take again."""
         if (record.memory_peak_bytes or 0) >= _WORTH_ANNOUNCING_BYTES:
+            if len(self._peaks) >= _MOST_PEAKS:
+                del self._peaks[next(iter(self._peaks))]
             self._peaks[key(record.command)] = record.memory_peak_bytes or 0
 
     async def _deliver(

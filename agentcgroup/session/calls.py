@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from agentcgroup.hints import VARIABLE
 from agentcgroup.loops import Loop
 from agentcgroup.model import CallRecord, CommandClass, Deed, Kind, Priority
 from agentcgroup.policy import HostRule, Policy
+from agentcgroup.remembered import remembered
 from agentcgroup.schedule import events as ev
 from agentcgroup.session.acts import Acts
 from agentcgroup.session.layout import Layout
@@ -62,9 +63,9 @@ class Calls:
         self._acts = Acts(layout, log, note, began)
         self._controller = Controller(policy, budget)
         # Agents repeat themselves: nearly all recorded runs have the same command three times in a row.
-        self._class_of = lru_cache(maxsize=256)(partial(classify, policy, budget))
+        self._class_of = remembered(partial(classify, policy, budget))
         patterns = tuple(pattern for agent in policy.agents for pattern in agent.unwrap)
-        self._command_of = lru_cache(maxsize=256)(lambda argv: unwrap(argv, patterns).command)
+        self._command_of = remembered(lambda argv: unwrap(argv, patterns).command)
         self._live: dict[int, Live] = {}
         self.placement = Placement(self._live, layout, tracker, source.sees_inside, _VICTIM_SCORE[priority], log)
         self._timer: asyncio.TimerHandle | None = None
