@@ -1,30 +1,41 @@
-"""Which process is the agent, and where a tool call begins.  Pure: facts in, verdicts out.
+"""Which process is the agent, and whose command a call is.  Pure: facts in, verdicts out.
 
-The rules, in order, for a program that a process of the agent domain started:
+**The agent.**  A program that a process of the agent domain started belongs to the agent, in this order:
 
-1. It matches a known agent's runtime (policy ``agents``) and no runtime was found yet, or its parent
-   is that runtime and it kept the session's stdout and stderr (a runtime that re-executes itself).
-2. Its parent is a *launcher*: a program of the policy's ``launchers`` (npx, uv, sudo, ...), or a shell
+1. A known agent's runtime (policy ``agents``): started by the same agent, by a launcher or by a script.  Its streams and its
+   session do not matter: some agents run everything in a server that they start with streams of its own.
+2. The program that started it, with the same script, once more: a runtime that re-executes itself, or starts a server mode of
+   itself.  Not when its arguments hold a command for a shell: that is a sandbox around a call.
+3. Its parent is a *launcher*: a program of the policy's ``launchers`` (npx, uv, sudo, ...), or a shell
    whose text runs one single program, which kept the session's stdout and stderr.
-3. Its parent, no shell, handed on the session's stdout and stderr (the very same open files: kcmp), in
-   the same terminal session, to one program that is neither ``sh -c`` nor in a class of the policy
-   (git, compilers, ...), and has no other such child: a shim or a re-execution.  Launchers pass their output on; tool calls are captured, for the agent
-   must read what they say.  A parent whose first such child ended and which starts another program is
-   no launcher (those end with their child): its later children are tool calls.
-4. It is a shell without text or script, started by an agent: a persistent shell.  It stays in the agent
-   domain, and each program it starts is a tool call.
-5. It matches a helper of the known agent: a leaf of its own, not counted as a tool call.
-6. Everything else is a tool call.
+4. Its parent, no shell and no known agent, handed on the session's stdout and stderr (the very same open files: kcmp), in the same
+   terminal session, to one program that is neither ``sh -c`` nor in a class of the policy (git, compilers, ...), and has
+   no other such child: a shim.  A parent whose first such child ended and which starts another program is no launcher.
+5. A shell without text or script, started by an agent: a persistent shell.  It stays in the agent domain, and each program
+   that it starts is the model's.
 
-1 to 3 are the agent.  Where they are wrong for an agent, one line under ``agents`` in the policy
-puts it right, and the summary shows what was taken for the agent and why.
+A wrong guess is mended when the evidence comes (``evidence``): a "call" that starts captured shells as agents do is the agent.
+
+**Whose command.**  Everything else is a call with a leaf of its own.  Whose it is decides what is counted and shown:
+
+6. The known agent's own housekeeping (policy ``own``): ``own``.
+7. A program, no shell's text, whose stdin and stdout both lead to somebody who talks with it: the agent's own, and a ``helper`` when it
+   stays (``HELPER_AFTER_S``): an MCP or language server.  What its name or its variables say does not matter.
+8. The *sign*: variables that the agent gives to the model's commands only.  Of a known agent the policy names them
+   (``calls: environment``), and they count from the first command on that has one.  Of another, they are variables that a shell's text got and that the agent itself does not have, general
+   ones (PAGER, GIT_..., LANG) left out.  With it a command is the model's (``tool``), without it the agent's own.
+9. Where there is no sign: a shell with a text is the model's; a bare program is the agent's own if this agent starts shells
+   with text, else the model's.
+
+8 and 9 are decided again for earlier commands when the sign appears, or the first shell with a text.
 """
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from agentcgroup.classify import is_known_command
 from agentcgroup.command import SHELLS, external_commands, is_waiting_shell, program, shell_text
 from agentcgroup.model import Kind
 from agentcgroup.policy import AgentRule, Policy
@@ -32,14 +43,31 @@ from agentcgroup.process import Facts
 
 Role = Literal["agent", "shell"] | Kind
 
+HELPER_AFTER_S = 10.0
+"""A program that somebody talks with over pipes, and that lives this long, is a server; git and ripgrep with a pipe are not."""
+
+_GENERAL = re.compile(
+    r"_|PWD|OLDPWD|SHLVL|PATH|HOME|USER|LOGNAME|SHELL|ENV|TZ|TMP|TEMP|TMPDIR|DISPLAY|HOSTNAME|MAIL|CI|EDITOR|VISUAL|COLORTERM|COLUMNS|LINES"
+    r"|NO_COLOR|INIT_CWD|AGENT_RESOURCE_HINT|AGENTCGROUP_\w+|\w*PAGER|\w*LESS\w*"
+    r"|(TERM|LANG|LC_|GIT_|GH_|FORCE_|CLICOLOR|DEBIAN_|PYTHON|PIP_|UV_|NODE_|NPM_|npm_|BASH_|SSH_|LD_|XDG_|DBUS_|VIRTUAL_ENV|CONDA_|NVM_|FZF_)\w*"
+)
+"""Variables that programs get for other reasons than that the model asked for them: nobody's sign."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a new program is, and by which rule; ``agent`` names a known agent."""
+    """What a new program is, and by which rule; ``agent`` names a known agent.
+
+    ``again``: a program that started itself once more.  ``fed``: a shell that an agent keeps to give it the model's commands.  ``sure``: the rule does not depend on what this agent
+    does later.
+    """
 
     role: Role
     why: str
     agent: str | None = None
+    fed: bool = False
+    sure: bool = True
+    again: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -49,6 +77,21 @@ class Verdict:
                 return "tool"
             case kind:
                 return kind
+
+
+@dataclass(slots=True)
+class Habits:
+    """What an agent was seen to do, from which its commands are told apart; shared by all processes of its runtime.
+
+    ``programs``: how many bare programs of no known class it started, ``texts``: how many shells with a text; ``leaders``: whether some of them in sessions of their own;
+    ``signs``: the variables of rule 8, and whether the policy ``named`` them.
+    """
+
+    programs: int = 0
+    texts: int = 0
+    leaders: bool = False
+    named: bool = False
+    signs: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -64,6 +107,11 @@ class AgentProcess:
     verdict: Verdict
     successor: int | None = None
     handed_on: int = 0
+    exe: str = ""
+    names: frozenset[str] = frozenset()
+    habits: Habits = field(default_factory=Habits)
+    starter: "AgentProcess | None" = None
+    """The process of the agent that started it, where it is the agent by a rule and not by what ``run`` was told."""
 
 
 def first_verdict(policy: Policy, argv: tuple[str, ...]) -> Verdict:
@@ -74,39 +122,42 @@ def first_verdict(policy: Policy, argv: tuple[str, ...]) -> Verdict:
     return Verdict("shell" if is_waiting_shell(argv) else "agent", "started by run")
 
 
-def judge(policy: Policy, child: Facts, parent: AgentProcess, runtime_found: bool) -> Verdict:
+def judge(policy: Policy, child: Facts, parent: AgentProcess) -> Verdict:
     """The verdict on a program that ``parent``, a process of the agent domain, started."""
+    if parent.verdict.fed:
+        return Verdict("tool", f"fed to the shell that {parent.verdict.why}")
+    if (agent := _agent(policy, child, parent)) is not None:
+        return agent
+    if is_waiting_shell(child.argv) and not child.argv[0].startswith("-") and parent.verdict.role == "agent":
+        launcher = program(parent.argv) in SHELLS or program(parent.argv) in policy.launchers
+        return Verdict("shell", f"a shell that {program(parent.argv)} keeps to feed it commands", fed=not launcher)
+    return whose(policy, child, parent)
+
+
+def _agent(policy: Policy, child: Facts, parent: AgentProcess) -> Verdict | None:
+    """The verdict on a child that is the agent too (rules 1 to 4)."""
     known = _known(policy, child.argv)
-    inherits = child.keeps_stdio and child.sid == parent.sid
-    if known and (not runtime_found or (parent.verdict.agent == known.name and inherits)):
+    if known and parent.verdict.agent in (None, known.name):
         return Verdict("agent", f"known agent {known.name}", known.name)
-    if not runtime_found or not parent.verdict.agent:
-        why = _launched(policy, child, parent, inherits)
-        if why:
-            return Verdict("agent", why)
-    if is_waiting_shell(child.argv) and parent.verdict.role == "agent":
-        return Verdict("shell", f"a shell that {program(parent.argv)} keeps to feed it commands")
-    rule = next((one for one in policy.agents if one.name == parent.verdict.agent), None)
-    line = shlex.join(child.argv[:200])[:4096]
-    if rule and any(re.search(pattern, line) for pattern in rule.own):
-        return Verdict("own", f"a command of {rule.name} itself")
-    if rule and any(re.search(pattern, line) for pattern in rule.helpers):
-        return Verdict("helper", f"helper of {rule.name}")
-    return Verdict("tool", f"started by {program(parent.argv)}")
+    if _is_same_program(child, parent):
+        return Verdict("agent", f"{program(parent.argv)} once more", parent.verdict.agent, again=True)
+    if not parent.verdict.agent and (why := _launched(policy, child, parent)):
+        return Verdict("agent", why)
+    return None
 
 
-def _launched(policy: Policy, child: Facts, parent: AgentProcess, inherits: bool) -> str | None:
-    """Why the child continues the launch of the agent (rules 2 and 3); None when it doesn't."""
+def _launched(policy: Policy, child: Facts, parent: AgentProcess) -> str | None:
+    """Why the child continues the launch of the agent (rules 3 and 4); None when it doesn't."""
     name = program(parent.argv)
     if name in policy.launchers:
         return f"started by the launcher {name}"
-    if not inherits:
+    if not (child.keeps_stdio and child.sid == parent.sid):
         return None
     if name in SHELLS:
         text = shell_text(parent.argv)
         alone = text is not None and len(external_commands(text)) == 1
         return f"the one program that {name} -c runs" if alone else None
-    if program(child.argv) in SHELLS or any(program(child.argv) in rule.programs for rule in policy.classes):
+    if program(child.argv) in SHELLS or is_known_command(policy, child.argv):
         return None
     again = parent.handed_on > 0 and child.argv[:2] != parent.argv[:2]
     if parent.successor is not None or again:
@@ -114,12 +165,89 @@ def _launched(policy: Policy, child: Facts, parent: AgentProcess, inherits: bool
     return f"{name} handed its output on to it"
 
 
+def _is_same_program(child: Facts, parent: AgentProcess) -> bool:
+    """Whether a program started itself: the same file, and the same script where it is an interpreter.
+
+    A sandbox that an agent brings along is often the agent's own file: what it is to run stands in its arguments.
+    """
+    if not child.exe or child.exe != parent.exe or parent.verdict.role != "agent":
+        return False
+    name = program(child.argv)
+    if name in SHELLS or any(program((word,)) in SHELLS for word in child.argv[1:]):
+        return False
+    script = script_of(child.argv)
+    if script is None:
+        return name in (program(parent.argv), "exe") and not any(word == "--" for word in child.argv)
+    return script != "" and script == script_of(parent.argv)
+
+
+def whose(policy: Policy, child: Facts, parent: AgentProcess) -> Verdict:
+    """Whose command it is (rules 6 to 9); what is learnt of the agent's habits is kept in ``parent.habits``."""
+    rule = next((one for one in policy.agents if one.name == parent.verdict.agent), None)
+    habits, has_text = parent.habits, shell_text(child.argv) is not None
+    line = shlex.join(child.argv[:_MOST_WORDS])[:_LONGEST_LINE]
+    if rule and any(re.search(pattern, line) for pattern in rule.own):
+        return Verdict("own", f"own command of {rule.name}")
+    if rule and any(re.search(pattern, line) for pattern in rule.helpers):
+        return Verdict("helper", f"helper of {rule.name}")
+    if not has_text and child.is_piped:
+        role: Role = "own" if habits.texts or parent.verdict.agent else "tool"
+        return Verdict(role, f"{program(parent.argv)} talks with it", sure=False)
+    named = frozenset(rule.calls.environment) - parent.names if rule else frozenset()
+    if named & child.names:
+        # Not before one is seen: a later version of the agent may have others.
+        habits.signs, habits.named = named, True
+    if has_text:
+        _learn(habits, child, parent)
+    elif not is_known_command(policy, child.argv):
+        habits.programs += 1
+    return whose_by_habit(habits, has_text, child.names)
+
+
+_LONGEST_LINE, _MOST_WORDS = 4096, 200
+"""Characters and words of a command line that patterns see."""
+
+
+def whose_by_habit(habits: Habits, has_text: bool, names: frozenset[str]) -> Verdict:
+    """Whose command it is by what this agent was seen to do (rules 8 and 9)."""
+    if habits.signs:
+        carried = sorted(habits.signs & names)
+        if carried:
+            return Verdict("tool", f"has {carried[0]}", sure=False)
+        return Verdict("own", f"lacks {min(habits.signs)}", sure=False)
+    if has_text:
+        return Verdict("tool", "a shell with a text", sure=False)
+    if habits.texts:
+        return Verdict("own", "a program without a shell", sure=False)
+    return Verdict("tool", "the agent starts no shells", sure=False)
+
+
+def _learn(habits: Habits, child: Facts, parent: AgentProcess) -> None:
+    """What a shell with a text says of the agent's habits.
+
+    Agents start the model's commands in sessions of their own, to end them whole.  Where shells are so started, only those teach.
+    """
+    habits.texts += 1
+    if habits.named:
+        return
+    if child.leads_session and not habits.leaders:
+        habits.leaders, habits.signs = True, frozenset()
+    added = frozenset(name for name in child.names - parent.names if not _GENERAL.fullmatch(name))
+    if added and child.leads_session == habits.leaders:
+        habits.signs = (habits.signs & added) or habits.signs or added
+
+
 def _known(policy: Policy, argv: tuple[str, ...]) -> AgentRule | None:
     """The known agent whose runtime this is.  A shell's text may name an agent without being one."""
+    while program(argv) == "env" and len(argv) > 1:  # as in a script's first line: env finds the interpreter, and becomes it
+        argv = argv[1:]
     if program(argv) in SHELLS or program(argv) in policy.launchers:
         return None
-    line = " ".join(_identity(argv))[:4096]
+    line = " ".join(_identity(argv))[:_LONGEST_LINE]
     return next((rule for rule in policy.agents if re.search(rule.runtime, line)), None)
+
+
+_INTERPRETER = re.compile(r"node|nodejs|bun|deno|(python|pypy)[\d.]*")
 
 
 def _identity(argv: tuple[str, ...]) -> tuple[str, ...]:
@@ -127,7 +255,15 @@ def _identity(argv: tuple[str, ...]) -> tuple[str, ...]:
 
     The arguments after them may name any file, agents' included.
     """
-    if not re.fullmatch(r"node|nodejs|bun|deno|(python|pypy)[\d.]*", program(argv)):
+    if not _INTERPRETER.fullmatch(program(argv)):
         return argv[:1]
     script = next((at for at, word in enumerate(argv[1:], 1) if not word.startswith("-")), 0)
     return argv[: script + 1]
+
+
+def script_of(argv: tuple[str, ...]) -> str | None:
+    """The script or module that an interpreter runs, empty if it runs none; None for what is no interpreter."""
+    if not _INTERPRETER.fullmatch(program(argv)):
+        return None
+    at = next((at for at, word in enumerate(argv[1:], 1) if not word.startswith("-")), 0)
+    return argv[at] if at and argv[at - 1] not in ("-c", "-e", "-p", "--eval", "--print") else ""

@@ -131,6 +131,11 @@ _LONGEST_ARGUMENTS = 1000
 """Characters of a command's arguments that a policy's expression sees."""
 
 
+def is_known_command(policy: Policy, argv: Sequence[str]) -> bool:
+    """Whether a class of the policy has the program itself (no shell is looked into)."""
+    return bool(argv) and _rule_of(policy, tuple(argv))[0] is not None
+
+
 def _rule_of(policy: Policy, words: tuple[str, ...]) -> tuple[ClassRule | None, str]:
     """The first class that has the program; what an unknown helper starts after ``--`` counts where the helper itself has no class."""
     found = _rule_of_program(policy, words)
@@ -178,7 +183,7 @@ def _resolve(policy: Policy, budget: Budget, rule: ClassRule | None, why: str, k
     return CommandClass(
         name=rule.name if rule else "default",
         rule=why,
-        kind=rule.kind if rule and by_class and kind == "tool" else kind,
+        kind=rule.kind if rule and by_class and rule.kind != "tool" else kind,
         limits=limits,
         on_memory=(on and on.memory) or fallback.memory,
         on_time=(on and on.time) or fallback.time,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from agentcgroup.boundary import AgentProcess, Verdict, judge
+from agentcgroup.boundary import AgentProcess, Habits, Verdict, judge
 from agentcgroup.classify import apply_hint, classify
 from agentcgroup.command import display, simple_commands, unwrap
 from agentcgroup.errors import AgentCgroupError
@@ -66,8 +66,10 @@ def _whose(policy: Policy, argv: tuple[str, ...], agent: str, environment: Seque
     if rule is None:
         known = ", ".join(one.name for one in policy.agents) or "none"
         raise AgentCgroupError(f"no agent {agent!r} in the policy", do=f"known agents: {known}")
-    if signs := [name for name in rule.calls.environment if name in environment]:
-        return f"{_WHOSE['tool']} ({signs[0]} is in its environment)"
-    parent = AgentProcess(1, (agent,), 1, Verdict("agent", f"known agent {agent}", agent))
-    verdict = judge(policy, Facts(2, 1, 2, argv, "/", keeps_stdio=False), parent, runtime_found=True)
+    habits = Habits(texts=1, leaders=True)
+    if environment and rule.calls.environment:
+        habits.signs, habits.named = frozenset(rule.calls.environment), True
+    parent = AgentProcess(1, (agent,), 1, Verdict("agent", f"known agent {agent}", agent), habits=habits)
+    child = Facts(2, 1, 2, argv, "/", keeps_stdio=False, names=frozenset(environment))
+    verdict = judge(policy, child, parent)
     return f"{_WHOSE[verdict.role]} ({verdict.why})"

@@ -24,9 +24,17 @@ LARGEST_ENVIRONMENT = 2 << 20
 """Bytes of an environment that are searched: the kernel's own limit for one string is 128 KiB, for all a quarter of the stack."""
 
 
+MOST_NAMES = 4096
+"""Variables of an environment whose names are looked at."""
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A process at its exec: who it is, whose child, and whether it kept the session's stdout and stderr."""
+    """A process at its exec: who it is, whose child, and whether it kept the session's stdout and stderr.
+
+    ``exe`` is the program's file; ``streams`` are what stdin, stdout and stderr are, as /proc names them (``pipe:[17]``,
+    ``socket:[18]``, ``/dev/null``; empty: closed); ``names`` are the names of the variables in its environment.
+    """
 
     pid: int
     ppid: int
@@ -34,6 +42,19 @@ class Facts:
     argv: tuple[str, ...]
     cwd: str
     keeps_stdio: bool
+    exe: str = ""
+    streams: tuple[str, str, str] = ("", "", "")
+    names: frozenset[str] = frozenset()
+
+    @property
+    def is_piped(self) -> bool:
+        """Whether somebody talks with it: stdin and stdout are pipes or sockets."""
+        return all(one.startswith(("pipe:", "socket:")) for one in self.streams[:2])
+
+    @property
+    def leads_session(self) -> bool:
+        """Whether it was started in a session of its own (setsid)."""
+        return self.pid == self.sid
 
 
 def _slurp(path: str, limit: int = 65536) -> bytes | None:
@@ -62,12 +83,25 @@ def facts(pid: int, stdio_of: int) -> Facts | None:
     # The command's name, in parentheses, may hold anything, parentheses and blanks included.
     fields = status[status.rindex(b")") + 2 :].split()
     argv = tuple(os.fsdecode(word) for word in line.rstrip(b"\0").split(b"\0"))
-    try:
-        cwd = str(os.readlink(f"/proc/{pid}/cwd"))
-    except OSError:
-        cwd = ""
     keeps = all(same_file(pid, number, stdio_of, number) for number in (1, 2))
-    return Facts(pid, int(fields[1]), int(fields[3]), argv, cwd, keeps)
+    streams = (_link(f"/proc/{pid}/fd/0"), _link(f"/proc/{pid}/fd/1"), _link(f"/proc/{pid}/fd/2"))
+    names = variable_names(_slurp(f"/proc/{pid}/environ", LARGEST_ENVIRONMENT) or b"")
+    cwd, exe = _link(f"/proc/{pid}/cwd"), _link(f"/proc/{pid}/exe")
+    return Facts(pid, int(fields[1]), int(fields[3]), argv, cwd, keeps, exe, streams, names)
+
+
+def _link(path: str) -> str:
+    """Where a link in /proc leads (no file system is asked for it); empty when it is gone."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def variable_names(environment: bytes) -> frozenset[str]:
+    """The names of the variables in an environment as /proc shows it."""
+    words = environment.split(b"\0", MOST_NAMES)[:MOST_NAMES]
+    return frozenset(os.fsdecode(word.split(b"=", 1)[0]) for word in words if b"=" in word)
 
 
 def parent(pid: int) -> int | None:

@@ -6,10 +6,13 @@ agent domain (``_agents``: the program it runs, shared by forks that did not exe
 call.  Membership follows forks, so neither setsid nor a double fork leaves a call.
 """
 
+from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from agentcgroup.boundary import AgentProcess, Verdict, first_verdict, judge
+from agentcgroup import evidence
+from agentcgroup.boundary import AgentProcess, Habits, Verdict, first_verdict, judge, whose_by_habit
+from agentcgroup.command import shell_text
 from agentcgroup.policy import Policy
 from agentcgroup.process import Facts
 
@@ -47,6 +50,29 @@ class RootExited:
     at_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """A call turned out to be a runtime of the agent; ``runtime`` is the process that starts its commands."""
+
+    call: int
+    runtime: int
+    why: str
+
+
+_MOST_UNSURE = 4096
+"""Calls whose kind may be decided again that are remembered; of older ones it stays."""
+
+
+@dataclass(slots=True)
+class _Unsure:
+    """A call whose kind may be decided again: what the rules looked at, and what they said."""
+
+    habits: Habits
+    has_text: bool
+    names: frozenset[str]
+    verdict: Verdict
+
+
 class Tracker:
     """The processes of one session."""
 
@@ -60,6 +86,10 @@ class Tracker:
         self._members: dict[int, int] = {}
         self._roots: dict[int, int] = {}
         self._sizes: dict[int, int] = {}
+        self._candidates: dict[int, evidence.Candidate] = {}
+        self._unsure: OrderedDict[int, _Unsure] = OrderedDict()
+        self.decided_again: list[tuple[int, Verdict]] = []
+        """Calls, ended ones too, whose kind was decided again; whoever hears of it takes them out."""
         self.next_call = 1
         self.root = root
         self.launched: list[AgentProcess] = [unknown]
@@ -115,18 +145,78 @@ class Tracker:
         if facts is None:
             return self._begin(pid, Verdict("tool", "ended before it could be looked at"), None, at_ns)
         if origin.pid == pid:
-            self._became(origin, facts)
-            return None
-        verdict = judge(self._policy, facts, origin, any(one.verdict.agent for one in self.launched))
-        if verdict.role in ("tool", "own", "helper"):
-            return self._begin(pid, verdict, facts, at_ns)
-        program = AgentProcess(pid, facts.argv, facts.sid, verdict)
+            if origin.starter is None or facts.exe == origin.exe:
+                self._became(origin, facts)
+                return None
+            # It was taken for the agent by what it ran before.
+            origin = origin.starter
+        return self._judge(pid, facts, origin, at_ns)
+
+    def _judge(self, pid: int, facts: Facts, origin: AgentProcess, at_ns: int) -> Begin | None:
+        """A process of the agent domain started a program other than that of ``origin``."""
+        habits = origin.habits
+        before = (habits.texts > 0, habits.signs)
+        verdict = judge(self._policy, facts, origin)
+        if verdict.role not in ("agent", "shell"):
+            begun = self._begin(pid, verdict, facts, at_ns)
+            if (found := evidence.candidate(self._policy, verdict, facts, origin)) is not None:
+                self._candidates[begun.call] = found
+            if before != (habits.texts > 0, habits.signs):
+                self._decide_again(habits)
+            if not verdict.sure and not facts.is_piped:
+                self._unsure[begun.call] = _Unsure(habits, shell_text(facts.argv) is not None, facts.names, verdict)
+                if len(self._unsure) > _MOST_UNSURE:
+                    self._unsure.popitem(last=False)
+            return begun
+        program = AgentProcess(pid, facts.argv, facts.sid, verdict, exe=facts.exe, names=facts.names)
+        if origin.verdict.agent or verdict.again:
+            program.starter, program.habits = origin, origin.habits
         self._agents[pid] = program
         self.launched.append(program)
         if verdict.role == "agent":
             origin.successor = pid
             origin.handed_on += 1
         return None
+
+    def _decide_again(self, habits: Habits) -> None:
+        """The agent's habits are known better: what was decided by them before is decided again."""
+        for call, unsure in self._unsure.items():
+            if unsure.habits is habits:
+                verdict = whose_by_habit(habits, unsure.has_text, unsure.names)
+                if verdict.role != unsure.verdict.role:
+                    unsure.verdict = verdict
+                    self.decided_again.append((call, verdict))
+
+    def is_candidate(self, call: int) -> bool:
+        """Whether a call may turn out to be a runtime: the programs that start in it are of interest."""
+        return call in self._candidates
+
+    def started_inside(self, call: int, child: Facts, starter: Facts | None) -> Promoted | None:
+        """A program was started inside a call, by ``starter``: does that show that the call is a runtime?"""
+        found = self._candidates.get(call)
+        if found is None or starter is None or not evidence.consider(found, child, starter):
+            return None
+        return Promoted(call, starter.pid, "starts commands as agents do")
+
+    def promote(self, promoted: Promoted, chain: Collection[Facts]) -> None:
+        """The call is the agent: ``chain``, from its root or what is left of it to its runtime, belongs to the agent domain.
+
+        All its other processes are forgotten; they are to be found, and judged, as the agent's.
+        """
+        found = self._candidates.pop(promoted.call)
+        for pid in [pid for pid, call in self._members.items() if call == promoted.call]:
+            self._leave(pid)
+        for pid in [pid for pid, call in self._roots.items() if call == promoted.call]:
+            del self._roots[pid]
+        verdict = Verdict("agent", promoted.why, found.agent)
+        for facts in chain:
+            program = AgentProcess(facts.pid, facts.argv, facts.sid, verdict, exe=facts.exe, names=facts.names)
+            self._agents[facts.pid] = program
+            self.launched.append(program)
+
+    def is_over(self, call: int) -> None:
+        """A call has ended: it can't turn out to be a runtime any more."""
+        self._candidates.pop(call, None)
 
     def exited(self, pid: int, status: int | None, at_ns: int) -> RootExited | None:
         self._leave(pid)
@@ -180,7 +270,7 @@ class Tracker:
 
     def _became(self, program: AgentProcess, facts: Facts) -> None:
         """A process of the agent replaced its own program, as launchers do that exec what they start."""
-        program.argv, program.sid = facts.argv, facts.sid
+        program.argv, program.sid, program.exe, program.names = facts.argv, facts.sid, facts.exe, facts.names
         if program.verdict.agent is None:
             verdict = first_verdict(self._policy, facts.argv)
             known = verdict.agent is not None or program.pid == self.root

@@ -51,7 +51,9 @@ struct place {
 	__u64 stall_ns;
 	__u64 wait_ns;
 	enum place_role role;
+	__u32 tell_programs; /* of a call: each program that starts in it is told, not only those with a hint */
 	__u32 window_records; /* records in the current window */
+	__u32 padding;
 
 	/* counted here, read by user space */
 	__u64 forks;

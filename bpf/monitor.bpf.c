@@ -89,9 +89,9 @@ static __always_inline void execed(struct task_struct *task, bool again)
 	if (place->role == PLACE_AGENT) {
 		bpf_map_update_elem(&tracked, &pid, &fresh, 0);
 	} else {
-		/* Inside a call only a new hint is news, and what its root becomes. */
+		/* Inside a call only a new hint is news, and what its root becomes; or all that starts in it. */
 		sum = hash(hint, WORD_BYTES - HINT_NAME_BYTES);
-		if ((!search.found || sum == place->hint_hash) && !bpf_map_lookup_elem(&tracked, &pid))
+		if ((!search.found || sum == place->hint_hash) && !place->tell_programs && !bpf_map_lookup_elem(&tracked, &pid))
 			return;
 		if (search.found)
 			place->hint_hash = sum;

@@ -63,6 +63,10 @@ class Writer:
         """Say more of a session that was put before."""
         self._work.put((partial(_change_session, session, values), None))
 
+    def change_kind(self, session: int, call: int, kind: str) -> None:
+        """Whose command a call was is known better than when it ended; the totals stay as they were counted."""
+        self._work.put((partial(_change_kind, session, call, kind), None))
+
     def change(self, keep_s: float, keep_bytes: int) -> None:
         """Another rule of what is kept, from now on."""
         self._keep_s, self._keep_bytes = keep_s, keep_bytes
@@ -143,6 +147,10 @@ def _end_call(session: dict[str, Any], row: dict[str, Any], totals: tuple[Total,
 def _change_session(session: int, values: dict[str, Any], connection: sqlite3.Connection) -> None:
     changes = ", ".join(f"{name} = ?" for name in values)
     connection.execute(f"UPDATE sessions SET {changes} WHERE id = ?", [*_encoded(values), session])
+
+
+def _change_kind(session: int, call: int, kind: str, connection: sqlite3.Connection) -> None:
+    connection.execute("UPDATE calls SET kind = ? WHERE session = ? AND call = ?", [kind, session, call])
 
 
 def _forget(oldest_ns: int, most_bytes: int, connection: sqlite3.Connection) -> None:

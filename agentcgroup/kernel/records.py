@@ -54,7 +54,9 @@ class Place(NamedTuple):
     stall_ns: int
     wait_ns: int
     role: int
+    tell_programs: int = 0
     window_records: int = 0
+    padding: int = 0
     forks: int = 0
     waited_ns: int = 0
     stalled_ns: int = 0
@@ -127,7 +129,7 @@ BUCKETS = 32
 SETTINGS = struct.Struct("=2Q")
 COUNTS = struct.Struct("=4Q")
 RECORD = struct.Struct("=4Q4I128s")
-PLACE = struct.Struct("=3Q2I11Q")
+PLACE = struct.Struct("=3Q4I11Q")
 TRACKED = struct.Struct("=2IQ")
 GRANT = struct.Struct("=Q2I")
 CALL = struct.Struct("=2Q2I")

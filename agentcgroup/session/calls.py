@@ -13,6 +13,7 @@ from typing import Any
 
 from agentcgroup import cgroup, process
 from agentcgroup import control_events as ctl
+from agentcgroup.boundary import HELPER_AFTER_S
 from agentcgroup.classify import Budget, classify
 from agentcgroup.command import assignments, display, unwrap
 from agentcgroup.controller import Controller
@@ -43,6 +44,8 @@ _VICTIM_SCORE: dict[Priority, int] = {"high": 600, "normal": 800, "low": 1000}
 before it at any of these.
 """
 _KEPT_RECORDS = 1000
+_MOVING_S = 1.0
+"""How long the processes of a call that turned out to be the agent are moved; what forks faster than that is found later."""
 _OUTLIVING_S = 0.5
 """A call whose processes stay this much longer than its root left something behind."""
 
@@ -82,6 +85,8 @@ class Calls:
             session, layout.tools, enforcer, policy.host, source, self._live, self._acts.deed, self._no_room, start_host, log
         )
         self.placement.placed = self.share.adopt
+        self.is_the_agent: Callable[[int], bool] = lambda call: False
+        """Looks once more, before a call is stopped, whether it is the agent's runtime; then it is treated as that."""
         self._acts.share = self.share
         self._leftovers = Leftovers(policy.loops, layout.tools, log, self._acts.spawn)
         self.said = Said(self._live, source.sees_inside, self._command_known, self._step, log)
@@ -99,6 +104,8 @@ class Calls:
         live = Live(CallRecord(begun.call, begun.pid, argv, self._seconds(begun.at_ns)))
         live.record.cwd = begun.facts.cwd if begun.facts else ""
         live.record.sign = begun.verdict.why
+        if begun.facts is not None and begun.facts.is_piped and begun.verdict.role == "own" and not begun.verdict.sure:
+            asyncio.get_running_loop().call_later(HELPER_AFTER_S, self._stays, begun.call)
         live.awaits_command = not argv
         self._live[begun.call] = live
         self.records.append(live.record)
@@ -108,6 +115,7 @@ class Calls:
             self.placement.join(Join(begun.call, pid, begun.at_ns))
             self.placement.misplaced(begun.call, pid)
         self._new[begun.call] = begun.verdict.kind
+        self.decided_again()
 
     def restore(self, call: int, leaf: Path, facts: dict[str, Any]) -> None:
         """A call that an earlier daemon had; ``facts`` are those that it kept with the leaf."""
@@ -221,6 +229,54 @@ class Calls:
         if live.record.kind == "tool":
             self._look_for_leftovers(ended.call)
 
+    def _stays(self, call: int) -> None:
+        """A program of the agent that somebody talks with is there still: a server."""
+        if (live := self._live.get(call)) is not None and live.record.ended_s is None and live.record.kind == "own":
+            live.record.sign = f"{live.record.sign}, and it stays"
+            self._is_of_kind(live, "helper")
+
+    def decided_again(self) -> None:
+        """Of some calls the agent's later ones told whose they are."""
+        again, self._tracker.decided_again[:] = list(self._tracker.decided_again), []
+        for call, verdict in again:
+            if call in self._new:
+                self._new[call] = verdict.kind
+            record = next((one for one in reversed(self.records) if one.call == call), None)
+            if record is None:
+                continue
+            record.sign = verdict.why
+            if (live := self._live.get(call)) is not None and call not in self._new:
+                self._is_of_kind(live, verdict.kind)
+            elif live is None and record.kind != verdict.kind:
+                record.kind = verdict.kind
+                self._recorder.kind_changed(record)
+
+    def _is_of_kind(self, live: Live, kind: Kind) -> None:
+        """It turned out whose command a live call is."""
+        if live.record.kind != kind:
+            self._step(ctl.Reclassified(live.record.call, self._classify(live, kind)))
+            self._mark(live)
+
+    def move_to_agent(self, call: int) -> None:
+        """Move all of a call's processes to the agent domain, those that are born meanwhile included."""
+        if (live := self._live.get(call)) is None or live.leaf is None:
+            return
+        self.placement.leave_alone(live)
+        deadline = time.monotonic() + _MOVING_S
+        while (found := cgroup.processes(live.leaf)) and time.monotonic() < deadline:
+            for pid in found:
+                cgroup.add(self._layout.agent, pid)
+                process.prefer_as_victim(pid, 0)
+        if live.held or live.wait is not None:
+            cgroup.freeze(live.leaf, False)
+
+    def became_agent(self, call: int, why: str) -> None:
+        """A call turned out to be the agent's runtime, whose processes have left its leaf."""
+        if (live := self._live.get(call)) is not None:
+            self._acts.deed(live, "taken for the agent", why)
+            live.record.kind, live.record.sign = "own", why
+            self.end_if_over(call)
+
     def _look_for_leftovers(self, call: int) -> None:
         """A call's root has ended: what a retry loop left running may have to end."""
         for live in self._leftovers.root_ended(call, self._live):
@@ -233,6 +289,8 @@ class Calls:
         call, leaf = live.record.call, live.leaf
         if leaf is None or call not in self._live:
             return
+        if self._tracker.is_candidate(call):
+            self._source.tell_programs(leaf)
         if limits := self._controller.limits_of(call):
             self._acts.apply_limits(live, limits)
         self._readings.watch(live, leaf, memory=not self._source.sees_memory)
@@ -294,6 +352,9 @@ class Calls:
             elif isinstance(action, ctl.Measure):
                 self._readings.measure(action.call)
             elif (live := self._live.get(action.call)) is not None:
+                if isinstance(action, ctl.Stop) and self.is_the_agent(action.call):
+                    self._log(f"call {action.call}: not stopped: it is the agent's runtime")
+                    continue
                 self._acts.do(live, action)
         self._set_timer()
 
@@ -323,6 +384,7 @@ class Calls:
 
     def _end(self, live: Live) -> None:
         call = live.record.call
+        self._tracker.is_over(call)
         self.share.ended(live)
         del self._live[call]
         self._new.pop(call, None)

@@ -5,6 +5,7 @@ Events say it; where they were lost, /proc and the cgroups do.
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from agentcgroup import cgroup, process
@@ -26,7 +27,7 @@ from agentcgroup.sources import (
     Victim,
     Waited,
 )
-from agentcgroup.tracker import Tracker
+from agentcgroup.tracker import Promoted, Tracker
 
 _OLD_NS = 1_000_000_000
 
@@ -53,6 +54,7 @@ class Follower:
         self.last_event = 0.0
         self.agent_status: int | None = None
         self._read_again_ns = 0
+        calls.is_the_agent = self._is_the_agent
         self._on: dict[type[Event], Callable[[Any], None]] = {
             Forked: self._forked,
             Execed: self._execed,
@@ -81,8 +83,9 @@ class Follower:
             return
         if self._tracker.is_agent(event.pid):
             self._agent_execed(event)
-        elif (call := self._tracker.call_of(event.pid)) is not None:
+        elif (call := self._tracker.call_of(event.pid) or self._calls.placement.call_in(event.cgroup)) is not None:
             self._calls.said.execed(call, event.pid)
+            self._started_inside(call, event.pid)
         elif event.cgroup == self._agent_cgroup and self._is_not_elsewhere(event.pid):
             self._find_place(event.pid, event.at_ns)
             if self._tracker.is_agent(event.pid):
@@ -145,9 +148,46 @@ class Follower:
             self._calls.begin(begun, there)
             return
         self._source.let_go(event.pid)
+        self._calls.decided_again()
         if len(self._tracker.launched) > before:
             taken = self._tracker.launched[-1]
             self._log(f"process {taken.pid} taken for the agent: {taken.verdict.why}")
+
+    def _started_inside(self, call: int, pid: int) -> bool:
+        """A program was started inside a call: where that shows that the call is the agent's runtime, it is treated as that."""
+        if not self._tracker.is_candidate(call) or (child := process.facts(pid, self.stdio_of)) is None:
+            return False
+        starter = process.facts(child.ppid, self.stdio_of)
+        promoted = self._tracker.started_inside(call, child, starter)
+        if promoted is None or starter is None:
+            return False
+        self._later(partial(self._promote, promoted))
+        return True
+
+    def _is_the_agent(self, call: int) -> bool:
+        """Look at all that runs in a call, before it is stopped: some of what it started may not have been told."""
+        leaf = self._calls.leaves().get(call)
+        members = cgroup.processes(leaf) if leaf and self._tracker.is_candidate(call) else []
+        return any(self._started_inside(call, pid) for pid in members)
+
+    def _promote(self, promoted: Promoted) -> None:
+        """Move a runtime to the agent domain, with what led to it; what it runs becomes calls."""
+        leaf = self._calls.leaves().get(promoted.call)
+        if leaf is None or not self._tracker.is_candidate(promoted.call):
+            return
+        members = set(cgroup.processes(leaf))
+        chain: list[process.Facts] = []
+        pid: int | None = promoted.runtime
+        while pid in members and (facts := process.facts(pid, self.stdio_of)) is not None:
+            chain.append(facts)
+            pid = facts.ppid
+        self._log(f"call {promoted.call}: taken for the agent: process {promoted.runtime} {promoted.why}")
+        self._tracker.promote(promoted, chain)
+        self._calls.move_to_agent(promoted.call)
+        for facts in chain:
+            self._source.watch_exit(facts.pid)
+        self.resync()
+        self._calls.became_agent(promoted.call, promoted.why)
 
     def resync(self) -> None:
         """Read anew where the session's processes are: the way back from lost events."""

@@ -150,6 +150,11 @@ class Placement:
         self._by_cgroup[live.cgroup_id] = live.record.call
         self.bare.append(live)
 
+    def leave_alone(self, live: Live) -> None:
+        """Put nobody into the call's leaf any more."""
+        self._late = deque((call, pid) for call, pid in self._late if call != live.record.call)
+        live.misplaced = 0
+
     def gone(self, live: Live) -> None:
         """A call is over: its leaf's id means nothing any more."""
         self._by_cgroup.pop(live.cgroup_id, None)

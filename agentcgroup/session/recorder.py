@@ -94,6 +94,11 @@ class Recorder:
         elif leaf is not None:
             cgroup.remove(leaf)
 
+    def kind_changed(self, record: CallRecord) -> None:
+        """It turned out whose command a call was that is over."""
+        if self._writer is not None:
+            self._writer.change_kind(self.id, record.call, record.kind)
+
     def session_ended(self, **row: Any) -> None:
         """The session is over; waits until all is written."""
         if self._writer is not None:

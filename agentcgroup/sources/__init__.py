@@ -166,6 +166,9 @@ class Source:
     def watch_call(self, cgroup: Path) -> None:
         """This cgroup is a tool call's leaf."""
 
+    def tell_programs(self, cgroup: Path) -> None:
+        """Each program that starts in this call's leaf is of interest, not only those with a hint."""
+
     def forget(self, cgroup_id: int) -> None:
         """A leaf that was watched is gone."""
 

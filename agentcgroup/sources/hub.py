@@ -224,6 +224,9 @@ class Part(Source):
         self._route(number(cgroup))
         self._source.watch_call(cgroup)
 
+    def tell_programs(self, cgroup: Path) -> None:
+        self._source.tell_programs(cgroup)
+
     def _route(self, cgroup_id: int) -> None:
         self._cgroups.add(cgroup_id)
         self._hub.route(cgroup_id, self)

@@ -15,7 +15,7 @@ def test_each_step_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "cd a && pytest  (the text of bash -c, then eval)" in shown
     assert "pytest: test" in shown
-    assert "the model's call (CLAUDECODE is in its environment)" in shown
+    assert "the model's call (has CLAUDECODE)" in shown
 
 
 @pytest.mark.parametrize(("argv", "whose"), [(("git", "status"), "the agent's own command"), (WRAPPED, "the model's call")])

@@ -135,3 +135,80 @@ def test_the_fork_that_has_not_started_a_program_is_known_as_forker() -> None:
     assert tracker.forked_by(200) is None
     tracker.execed(200, facts(200, "/bin/sh", "-c", "make"), 3)
     assert tracker.forked_by(201) is None
+
+
+def program(
+    pid: int,
+    *argv: str,
+    ppid: int = ROOT,
+    lead: bool = False,
+    out: str = "",
+    exe: str = "/usr/bin/x",
+    names: tuple[str, ...] = (),
+) -> Facts:
+    return Facts(pid, ppid, pid if lead else 1, argv, "/", False, exe, ("/dev/null", out, out), frozenset(names))
+
+
+def test_a_call_that_starts_captured_shells_as_agents_do_is_the_agent_and_what_it_runs_next_are_calls() -> None:
+    tracker = started()
+    tracker.forked(ROOT, 200, 1)
+    begun = tracker.execed(200, program(200, "/opt/engine", "serve", lead=True, out="pipe:[1]"), 2)
+    assert begun is not None
+    assert tracker.is_candidate(begun.call)
+    engine = program(200, "/opt/engine", "serve", lead=True, out="pipe:[1]")
+    shell = program(300, "bash", "-lc", "make", ppid=200, lead=True, out="pipe:[2]")
+    promoted = tracker.started_inside(begun.call, shell, engine)
+    assert promoted is not None
+    assert promoted.runtime == 200
+    tracker.promote(promoted, [engine])
+    assert tracker.is_agent(200)
+    assert tracker.size(begun.call) == 0
+    tracker.forked(200, 301, 5)
+    later = tracker.execed(301, program(301, "bash", "-lc", "make", ppid=200, lead=True, out="pipe:[3]"), 6)
+    assert later is not None
+    assert (later.call, later.verdict.role) == (begun.call + 1, "tool")
+
+
+def test_neither_a_test_runner_in_a_shell_nor_a_known_command_nor_a_script_is_ever_taken_for_the_agent() -> None:
+    tracker = started()
+    for pid, argv in ((200, ("bash", "-c", "./run")), (201, ("pytest", "-x")), (202, ("/bin/sh", "./run.sh"))):
+        tracker.forked(ROOT, pid, 1)
+        begun = tracker.execed(pid, program(pid, *argv), 2)
+        assert begun is not None
+        assert not tracker.is_candidate(begun.call)
+
+
+def test_a_program_that_shows_its_childrens_output_or_starts_no_shells_is_no_runtime() -> None:
+    tracker = started()
+    tracker.forked(ROOT, 200, 1)
+    engine = program(200, "/opt/engine", out="pipe:[1]")
+    begun = tracker.execed(200, engine, 2)
+    assert begun is not None
+    for pid, argv, out in (
+        (300, ("bash", "-c", "x"), "pipe:[1]"),
+        (301, ("git", "status"), "pipe:[9]"),
+        (302, ("sh", "-c", "x"), "/dev/null"),
+    ):
+        assert tracker.started_inside(begun.call, program(pid, *argv, ppid=200, out=out), engine) is None
+
+
+def test_whose_an_earlier_command_was_is_decided_again_when_the_sign_appears() -> None:
+    tracker = started()
+    for pid, argv, names in (
+        (200, ("git", "status"), ()),
+        (201, ("sh", "-c", "ps aux"), ()),
+        (202, ("bash", "-c", "make"), ("AGENT_X",)),
+    ):
+        tracker.forked(ROOT, pid, 1)
+        assert tracker.execed(pid, program(pid, *argv, names=names), 2) is not None
+    assert {call: verdict.role for call, verdict in tracker.decided_again} == {1: "own", 2: "own"}
+
+
+def test_what_was_taken_for_the_agent_and_becomes_another_program_is_judged_anew() -> None:
+    tracker = Tracker(POLICY, ROOT)
+    tracker.execed(ROOT, program(ROOT, "/opt/codex", exe="/opt/codex"), 1)
+    tracker.forked(ROOT, 200, 2)
+    assert tracker.execed(200, program(200, "/opt/codex", "--sandbox", exe="/opt/codex"), 3) is None
+    begun = tracker.execed(200, program(200, "bash", "-lc", "make", exe="/bin/bash"), 4)
+    assert begun is not None
+    assert begun.verdict.role == "tool"
