@@ -14,6 +14,8 @@ OnLimit = Literal["kill", "tell", "nothing"]
 Resource = Literal["memory", "time", "processes"]
 
 MIB = 1 << 20
+LARGEST_STATUS = 0xFFFF
+"""Of how a process ended, as wait(2) encodes it."""
 
 
 @dataclass(frozen=True, slots=True)

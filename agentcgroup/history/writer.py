@@ -5,6 +5,7 @@ SQLite's write-ahead log lets several write, and others read, at the same time.
 
 import contextlib
 import json
+import math
 import queue
 import sqlite3
 import threading
@@ -14,10 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agentcgroup.errors import AgentCgroupError
 from agentcgroup.history.store import BUSY_S, MIGRATIONS, SCHEMA, VERSION, check_version
+from agentcgroup.model import LARGEST_STATUS
 
 _CLOSE_S = 5.0
+_LARGEST = (1 << 63) - 1
+_MOST_SAID = 100
 _GATHER_S = 0.2
 """How long rows are gathered for one transaction."""
 _FORGET_EVERY = 1000
@@ -38,6 +41,7 @@ class Writer:
         """
         self._file, self._keep_s, self._keep_bytes, self._complain = file, keep_s, keep_bytes, complain
         self._until_forget = _FORGET_EVERY
+        self._said: set[str] = set()
         self._closing = threading.Event()
         self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="history", daemon=True)
@@ -83,33 +87,76 @@ class Writer:
         self._thread.join(_CLOSE_S)
 
     def _write(self) -> None:
-        said = False
-        with contextlib.ExitStack() as stack:
-            connection = None
-            over = False
-            while not over:
-                batch = [self._work.get()]
-                # Others come soon; and this thread must not take the interpreter from the event loop for each of them.
-                self._closing.wait(_GATHER_S)
-                while not self._work.empty():
-                    batch.append(self._work.get())
-                over = batch[-1] is None
-                try:
-                    if connection is None:
-                        connection = stack.enter_context(contextlib.closing(_open_to_write(self._file)))
-                    with connection:
-                        # Begun with a look, a transaction could not wait for another's end before it writes.
-                        connection.execute("BEGIN IMMEDIATE")
-                        for do, _ in filter(None, batch):
-                            with contextlib.suppress(sqlite3.IntegrityError):  # of a session that is forgotten already
-                                do(connection)
-                except (OSError, sqlite3.Error, AgentCgroupError) as error:
-                    if not said:
-                        self._complain(f"the history could not be written: {error}")
-                    said = True
-                for _, then in filter(None, batch):
-                    if then is not None:
-                        then()
+        connection: sqlite3.Connection | None = None
+        over = False
+        while not over:
+            batch = [self._work.get()]
+            # Others come soon; and this thread must not take the interpreter from the event loop for each of them.
+            self._closing.wait(_GATHER_S)
+            while not self._work.empty():
+                batch.append(self._work.get())
+            over = batch[-1] is None
+            pieces = [piece for piece in batch if piece is not None]
+            try:
+                connection = self._write_batch(connection, pieces)
+            except Exception as error:  # the thread goes on: what comes next may be written
+                self._say(f"the history could not be written: {error}")
+            for _, then in pieces:
+                if then is not None:
+                    then()
+        if connection is not None:
+            connection.close()
+
+    def _write_batch(self, connection: sqlite3.Connection | None, pieces: list[_Work]) -> sqlite3.Connection:
+        """Do the pieces in one transaction; returns the connection to go on with.  Each error is one of the file, not of a piece."""
+        for last in (False, True):
+            try:
+                connection = connection or _open_to_write(self._file)
+                with connection:
+                    # Begun with a look, a transaction could not wait for another's end before it writes.
+                    connection.execute("BEGIN IMMEDIATE")
+                    for do, _ in pieces:
+                        self._do(do, connection)
+                return connection
+            except sqlite3.DatabaseError as error:
+                if last or not _is_damaged(error):
+                    raise
+                if connection is not None:
+                    connection.close()
+                    connection = None
+                self._say(
+                    f"the history is damaged ({error}): it is set aside as {_set_aside(self._file)}, and a new one is begun"
+                )
+        raise AssertionError("the second try returns or raises")
+
+    def _do(self, do: Callable[[sqlite3.Connection], object], connection: sqlite3.Connection) -> None:
+        try:
+            do(connection)
+        except sqlite3.IntegrityError:
+            pass  # of a session that is forgotten already
+        except sqlite3.Error:
+            raise
+        except Exception as error:  # a mistake of ours in one row: the others are written
+            self._say(f"something was not written to the history: {error!r}")
+
+    def _say(self, text: str) -> None:
+        """Once for each text: a full disk would be said at each batch."""
+        if text not in self._said and len(self._said) < _MOST_SAID:
+            self._said.add(text)
+            self._complain(text)
+
+
+def _is_damaged(error: sqlite3.DatabaseError) -> bool:
+    return error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _set_aside(file: Path) -> Path:
+    """Rename a damaged history, with what belongs to it; its new name."""
+    aside = file.with_name(f"{file.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
+    for tail in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            file.with_name(file.name + tail).rename(aside.with_name(aside.name + tail))
+    return aside
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
@@ -183,7 +230,22 @@ def _used_bytes(connection: sqlite3.Connection) -> int:
 
 
 def _encoded(row: dict[str, Any]) -> list[Any]:
-    return [json.dumps(value) if isinstance(value, (list, dict)) else value for value in row.values()]
+    return [_bounded(name, value) for name, value in row.items()]
+
+
+def _bounded(name: str, value: Any) -> Any:
+    """A value that SQLite takes and that everybody who reads it understands, whatever was said at an edge."""
+    match value:
+        case list() | dict():
+            return json.dumps(value)
+        case int() if name == "exit_status":
+            return value if 0 <= value <= LARGEST_STATUS else None
+        case int():
+            return max(-_LARGEST - 1, min(value, _LARGEST))
+        case float():
+            return value if math.isfinite(value) else None
+        case _:
+            return value
 
 
 def _open_to_write(file: Path) -> sqlite3.Connection:

@@ -9,7 +9,9 @@ import fcntl
 import os
 import signal
 import socket
+import sys
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from agentcgroup.host.enforcement import Enforcement
 from agentcgroup.policy import HostRule
 from agentcgroup.schedule import events as ev
 from agentcgroup.schedule.scheduler import Scheduler
-from agentcgroup.session.places import AGENT, RUN, leaf_of, let_go
+from agentcgroup.session.places import AGENT, RUN, leaf_of, let_go, open_lock
 
 SOCKET = RUN / "host.sock"
 _LOCK = RUN / "host.lock"
@@ -229,7 +231,7 @@ def take_over() -> int:
     Raises AgentCgroupError where another daemon runs, or the host process does not go.
     """
     RUN.mkdir(exist_ok=True)
-    ours, lock = (os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for file in (DAEMON_LOCK, _LOCK))
+    ours, lock = map(open_lock, (DAEMON_LOCK, _LOCK))
     if not _locked(ours, _LOOKING_S):  # whoever looks holds it for a moment
         raise AgentCgroupError("the daemon runs already", "only one can govern a host", "systemctl status agentcgroup")
     if not _locked(lock):
@@ -275,6 +277,10 @@ def start(rule: HostRule) -> None:
             os.closerange(3, os.sysconf("SC_OPEN_MAX"))
             os.chdir("/")
             _be_host(rule)
+    except BaseException:
+        # Nobody else prints it: this process never returns to its caller.
+        traceback.print_exc()
+        sys.stderr.flush()
     finally:
         os._exit(0)
 
@@ -287,7 +293,7 @@ def _serves() -> bool:
 
 def _be_host(rule: HostRule) -> None:
     """Be the host process, after the one before if that is about to end; at once over if there is one that serves."""
-    with open(_LOCK, "a+") as lock:
+    with os.fdopen(open_lock(_LOCK), "a+") as lock:
         if not _locked(lock.fileno(), _GOING_S, in_vain=_serves) or daemon_runs():
             return
         lock.truncate(0)

@@ -30,6 +30,7 @@ from agentcgroup.service.notify import forget, keep, kept, log, notify, watchdog
 from agentcgroup.service.orders import ASKED, LONGEST_ORDER, Order, Question, admit, check_processes
 from agentcgroup.service.served import Plan, Served, left_by_another
 from agentcgroup.session import places
+from agentcgroup.session.callers import CALLERS
 from agentcgroup.session.control import peer
 from agentcgroup.session.start import check_machine, host_memory
 from agentcgroup.sources import Source
@@ -103,7 +104,7 @@ class Daemon:
         self._hub = Hub(source)
         async with arbiter.serving(self._arbiter):
             self._arbiter.begin()
-            stop_metrics = metrics.serve(address) if address else None
+            stop_metrics = metrics.serve(address, lambda text: log(text, "warning")) if address else None
             for plan, folder, lock in left_by_another():
                 self._keep(asyncio.create_task(self._take_up(plan, folder, lock, self._hub.part())))
             told, listed, say = self._from_thread(self._began), self._from_thread(self._listed), self._from_thread(log)
@@ -204,9 +205,10 @@ class Daemon:
             if uid and self._callers[uid] > self._policy.users.sessions + _SPARE_CALLERS:
                 raise AgentCgroupError(f"user {uid} has too many connections", "each session needs one", "end some")
             order = ASKED.validate_json(await asyncio.wait_for(reader.readline(), _PATIENCE_S))
+            await CALLERS.turn(uid)
             if isinstance(order, Question):
-                writer.write(json.dumps({"calls": await asyncio.to_thread(_past, order, uid)}).encode() + b"\n")
-                await asyncio.wait_for(writer.drain(), _PATIENCE_S)
+                async with CALLERS.alone(uid):
+                    await CALLERS.answer(writer, uid, await asyncio.to_thread(_past, order, uid))
                 return
             served = self._begin(order, pid, uid)
             name = order.name
@@ -214,12 +216,16 @@ class Daemon:
             writer.write(json.dumps({"ready": name}).encode() + b"\n")
             log(f"session {name} of user {uid} began", session=name, user=str(uid))
             report = await served.run(reader)
-            writer.write(json.dumps({"report": report}).encode() + b"\n")
-            await asyncio.wait_for(writer.drain(), _PATIENCE_S)
+            await CALLERS.answer(writer, uid, await asyncio.to_thread(_line, {"report": report}))
         except ValidationError as error:
             writer.write(_refusal(f"the order is not understood ({error.errors()[0]['msg']})"))
         except (AgentCgroupError, ValueError, OSError, TimeoutError) as error:
             writer.write(_refusal(str(error) or type(error).__name__))
+        except Exception as error:
+            log(f"a request of user {uid} failed: {error!r}", "error", user=str(uid))
+            writer.write(_refusal("the daemon failed at this; its log says more"))
+            if name is not None:
+                await self._served[name].give_up()
         finally:
             if name is not None:
                 self._served.pop(name).close()
@@ -251,15 +257,19 @@ class Daemon:
         notify("READY=1")
 
 
-def _past(question: Question, uid: int) -> list[dict[str, Any]]:
-    """The calls that a user wants to know of, and may."""
+def _past(question: Question, uid: int) -> bytes:
+    """The calls that a user wants to know of, and may: an answer."""
     conditions = question.model_dump(exclude={"version", "op"})
     with store.reading(FILE) as history:
-        return store.calls(history, store.Filter(**conditions, owner=uid or None))
+        return _line({"calls": store.calls(history, store.Filter(**conditions, owner=uid or None))})
+
+
+def _line(answer: dict[str, Any]) -> bytes:
+    return json.dumps(answer).encode() + b"\n"
 
 
 def _refusal(why: str) -> bytes:
-    return json.dumps({"error": why}).encode() + b"\n"
+    return _line({"error": why})
 
 
 async def _beat() -> None:

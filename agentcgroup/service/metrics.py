@@ -6,6 +6,7 @@ priorities, classes of the policy and fixed words: never a command.
 
 import contextlib
 import ipaddress
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from agentcgroup import __version__
 from agentcgroup.errors import AgentCgroupError, errno_words
 from agentcgroup.history import store
 from agentcgroup.service import status
+from agentcgroup.service.scrape import Server, token
 from agentcgroup.session.recorder import BYTES, INTERVENTIONS, SECONDS
 
 Address = tuple[str, int]
@@ -35,39 +37,38 @@ def parse_address(text: str) -> Address | None:
     return host.strip("[]"), int(port)
 
 
-def serve(address: Address) -> Callable[[], None]:
-    """Answer scrapes in a thread of its own; returns what ends it.  Raises AgentCgroupError where the port can't be had."""
-    from prometheus_client import start_http_server
-    from prometheus_client.registry import Collector as Base
-    from prometheus_client.registry import CollectorRegistry
-
-    class Collector(Base):
-        def collect(self) -> Iterator[Any]:
-            return collect()
-
-    registry = CollectorRegistry()
-    registry.register(Collector())
+def serve(address: Address, log: Callable[[str], None]) -> Callable[[], None]:
+    """Answer scrapes in threads of their own; returns what ends it.  Raises AgentCgroupError where the port can't be had."""
     try:
-        server, thread = start_http_server(address[1], address[0], registry)
+        server = Server(address, page, token(), log)
     except OSError as error:
         raise AgentCgroupError(
             f"the metrics can't be served at {address[0]}:{address[1]}", errno_words(error), "choose another port with --metrics"
         ) from None
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    return stop
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    return server.close
 
 
-def collect() -> Iterator[Any]:
+def page(shown: Callable[[str], str]) -> bytes:
+    """All metrics, as Prometheus reads them; ``shown`` says how a session's name is shown."""
+    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client.registry import Collector as Base
+
+    class Collector(Base):
+        def collect(self) -> Iterator[Any]:
+            return collect(shown)
+
+    registry = CollectorRegistry()
+    registry.register(Collector())
+    return generate_latest(registry)
+
+
+def collect(shown: Callable[[str], str]) -> Iterator[Any]:
     """All metrics, as the client library has them."""
     from prometheus_client.metrics_core import InfoMetricFamily
 
     yield InfoMetricFamily("agentcgroup_build", "The version that runs.", {"version": __version__})
-    yield from of_sessions(status.sessions())
+    yield from of_sessions({**one, "session": shown(one["session"])} for one in status.sessions())
     with contextlib.suppress(AgentCgroupError), store.reading(store.FILE) as history:
         yield from of_totals(store.totals(history))
 

@@ -26,6 +26,9 @@ from agentcgroup.units import format_size
 VERSION = 1
 LONGEST_ORDER = 256 * 1024
 Word = Annotated[str, Field(max_length=65536)]
+Wanted = Annotated[str, Field(max_length=256)]
+Pid = Annotated[int, Field(ge=2, le=1 << 22)]
+"""The kernel has no larger ones."""
 
 
 class Order(BaseModel):
@@ -35,11 +38,11 @@ class Order(BaseModel):
     version: Literal[1]
     op: Literal["run"]
     argv: Annotated[list[Word], Field(min_length=1, max_length=4096)]
-    stub: Annotated[int, Field(ge=2)]
-    keeper: Annotated[int, Field(ge=2)]
+    stub: Pid
+    keeper: Pid
     name: Annotated[str, Field(max_length=40)]
     priority: Priority | None = None
-    memory: Annotated[int, Field(ge=1)] | None = None
+    memory: Annotated[int, Field(ge=1, le=1 << 50)] | None = None
 
 
 class Question(BaseModel):
@@ -48,13 +51,20 @@ class Question(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     version: Literal[1]
     op: Literal["history"]
-    session: Word | None = None
-    name: Word | None = None
-    text: Word | None = None
-    since: float | None = None
+    session: Wanted | None = None
+    name: Wanted | None = None
+    text: Wanted | None = None
+    since: Annotated[float, Field(allow_inf_nan=False)] | None = None
     failed: bool = False
     acted_on: bool = False
     limit: Annotated[int, Field(ge=1, le=1000)] = 50
+
+
+class Ended(BaseModel):
+    """The agent has ended, with this status as wait(2) encodes it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    exit: Annotated[int, Field(ge=0, le=0xFFFF)]
 
 
 ASKED: TypeAdapter[Order | Question] = TypeAdapter(Annotated[Order | Question, Field(discriminator="op")])

@@ -15,7 +15,7 @@ from agentcgroup.history.writer import Writer
 from agentcgroup.model import Priority
 from agentcgroup.policy import Policy
 from agentcgroup.service.contained import no_other_host
-from agentcgroup.service.orders import Granted, Order
+from agentcgroup.service.orders import Ended, Granted, Order
 from agentcgroup.session.governor import Governor, Subject
 from agentcgroup.session.layout import Layout
 from agentcgroup.session.places import AGENT, PLAN, SESSIONS, end_session, reclaim, release, session_cgroup
@@ -105,9 +105,8 @@ class Served:
             os.close(self._lock)
             raise
         if reader is not None:
-            with contextlib.suppress(TimeoutError, ValueError, KeyError, TypeError, OSError):
-                line = await asyncio.wait_for(reader.readline(), _FRONT_PATIENCE_S)
-                self._status = int(json.loads(line)["exit"])
+            with contextlib.suppress(TimeoutError, ValueError, OSError):
+                self._status = Ended.model_validate_json(await asyncio.wait_for(reader.readline(), _FRONT_PATIENCE_S)).exit
         await governor.quiet()
         peak = governor.agent_peak()
         await governor.let_all_go()
@@ -118,6 +117,14 @@ class Served:
         report = governor.report(governor.follower.agent_status if self._status is None else self._status, peak)
         self._forget()
         return report
+
+    async def give_up(self) -> None:
+        """A mistake of ours: nobody governs it any more, so nothing of it may stay."""
+        with contextlib.suppress(Exception):
+            await self._governor.close()
+        await asyncio.to_thread(end_session, self.plan.name)
+        with contextlib.suppress(OSError, AgentCgroupError):
+            self._forget()
 
     def close(self) -> None:
         """It has ended, or somebody else takes it up."""

@@ -8,9 +8,11 @@ what it executes next, or, for a caller that executes nothing, ``"argv": [...]``
 """
 
 import asyncio
+import contextlib
 import json
 import socket
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,10 +21,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentcgroup.errors import AgentCgroupError
 from agentcgroup.model import Priority
+from agentcgroup.session.callers import CALLERS, READ_WITHIN_S, TooMuchError
 
 CONTROL_SOCKET = "control.sock"
 _LONGEST_REQUEST = 4096
-_REQUEST_WAIT_S = 2
+_FRESH_S, _FRESH_TIMES = 0.2, 10
+"""A status is made anew when it is older than this, or so many times what it took to make it: many askers get one answer."""
 
 
 class Request(BaseModel):
@@ -30,9 +34,9 @@ class Request(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     op: Literal["call", "status", "freeze", "thaw", "priority"]
-    call: Annotated[int, Field(ge=1)] | None = None
+    call: Annotated[int, Field(ge=1, le=1 << 31)] | None = None
     priority: Priority | None = None
-    argv: list[Annotated[str, Field(max_length=4096)]] = []
+    argv: Annotated[list[Annotated[str, Field(max_length=4096)]], Field(max_length=4096)] = []
     hint: Annotated[str, Field(max_length=128)] = ""
 
 
@@ -42,6 +46,7 @@ async def listen(
     status: Callable[[], dict[str, Any]],
     steer: Callable[[Request, int], None],
     owner: int,
+    log: Callable[[str], None],
 ) -> asyncio.Server:
     """Serve the socket in the session's folder.
 
@@ -49,33 +54,68 @@ async def listen(
     and the user who asks.  ValueError says why they do not.
     """
 
-    def answer_to(request: Request, writer: asyncio.StreamWriter) -> dict[str, Any]:
-        pid, uid = peer(writer)
-        if request.op == "call":
-            return {"leaf": declare(pid, tuple(request.argv), request.hint)}
-        if uid not in (0, owner):
-            raise ValueError(f"user {uid} may not ask: this session is another's")
+    made: tuple[float, bytes] = (0.0, b"")
+
+    def status_line() -> bytes:
+        nonlocal made
+        began = time.monotonic()
+        if began >= made[0]:
+            line = _line(status())
+            took_s = time.monotonic() - began
+            made = (time.monotonic() + max(_FRESH_S, _FRESH_TIMES * took_s), line)
+        return made[1]
+
+    def answer_to(request: Request, pid: int, uid: int) -> bytes:
+        nonlocal made
         if request.op == "status":
-            return status()
+            _check_owner(uid, owner)
+            return status_line()
+        made = (0.0, b"")
+        if request.op == "call":
+            return _line({"leaf": declare(pid, tuple(request.argv), request.hint)})
+        _check_owner(uid, owner)
         steer(request, uid)
-        return {"done": request.op}
+        return _line({"done": request.op})
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        pid, uid = peer(writer)
+        with contextlib.closing(writer):
+            try:
+                with CALLERS.connection(uid):
+                    line = await asyncio.wait_for(reader.readline(), READ_WITHIN_S)
+                    await CALLERS.turn(uid)
+                    await CALLERS.answer(writer, uid, _answer(line, pid, uid))
+            except TooMuchError as error:
+                writer.write(_line({"error": str(error)}))
+            except (ValueError, TimeoutError, ConnectionError):
+                writer.transport.abort()  # a line without end, or nobody who speaks or listens
+
+    def _answer(line: bytes, pid: int, uid: int) -> bytes:
         try:
-            request = Request.model_validate_json(await asyncio.wait_for(reader.readline(), _REQUEST_WAIT_S))
-            answer = answer_to(request, writer)
+            return answer_to(Request.model_validate_json(line), pid, uid)
         except ValidationError as error:
-            answer = {"error": f'the request is not understood ({error.errors()[0]["msg"]}): {{"op": "call"}} is'}
-        except (ValueError, TimeoutError, OSError, AgentCgroupError) as error:
-            answer = {"error": str(error) or type(error).__name__}
-        writer.write(json.dumps(answer).encode() + b"\n")
-        writer.close()
+            return _line({"error": f'the request is not understood ({error.errors()[0]["msg"]}): {{"op": "call"}} is'})
+        except (ValueError, OSError, AgentCgroupError) as error:
+            return _line({"error": str(error) or type(error).__name__})
+        except Exception as error:
+            log(f"a request at the session's socket failed: {error!r}")
+            return _line({"error": "the governor failed at this; the session's log says more"})
 
     place = folder / CONTROL_SOCKET
     server = await asyncio.start_unix_server(serve, place, limit=_LONGEST_REQUEST)
     # Agents may run as other users; who asks is checked by process, not by file mode.
     place.chmod(0o666)
     return server
+
+
+def _line(answer: dict[str, Any]) -> bytes:
+    return json.dumps(answer).encode() + b"\n"
+
+
+def _check_owner(uid: int, owner: int) -> None:
+    """Raises ValueError where this user may not ask."""
+    if uid not in (0, owner):
+        raise ValueError(f"user {uid} may not ask: this session is another's")
 
 
 def peer(writer: asyncio.StreamWriter) -> tuple[int, int]:

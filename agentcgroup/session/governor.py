@@ -116,7 +116,7 @@ class Governor:
                 self._recorder.close()
                 raise
             self._watcher.exit_of(agent, lambda _: agent_ended())
-        self._server = await listen(subject.folder, self.follower.declare, self._snapshot, self._steer, subject.owner)
+        self._server = await listen(subject.folder, self.follower.declare, self._snapshot, self._steer, subject.owner, self.log)
         self._watcher.file(self._layout.agent / "memory.events.local", self._agent_memory_event)
         self.calls.prepare()
         self._recorder.session_began(

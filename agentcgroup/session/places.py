@@ -67,14 +67,27 @@ def name_of(path: Path) -> str | None:
     return None
 
 
+def open_lock(file: Path) -> int:
+    """A descriptor of a lock file that nobody but its owner can open, and so hold: a lock needs no more than to be read.
+
+    One that was made otherwise, by whatever umask, is mended.
+    """
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
+
+
 @contextlib.contextmanager
 def _registry() -> Iterator[None]:
     """Only one process at a time adds, removes or judges sessions."""
     try:
         SESSIONS.mkdir(parents=True, exist_ok=True)
-        with open(RUN / "lock", "w") as lock:
+        lock = open_lock(RUN / "lock")
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(lock)
     except PermissionError as error:
         raise AgentCgroupError(f"{RUN} is not writable", errno_words(error), "run as root") from None
 

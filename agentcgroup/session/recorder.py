@@ -13,7 +13,7 @@ from typing import Any
 from agentcgroup import cgroup
 from agentcgroup.history.store import FILE
 from agentcgroup.history.writer import Total, Writer
-from agentcgroup.model import CallRecord
+from agentcgroup.model import LARGEST_STATUS, CallRecord
 from agentcgroup.policy import HistoryRule
 from agentcgroup.session.layout import Layout
 from agentcgroup.session.live import Live
@@ -139,7 +139,8 @@ class Recorder:
 def totals_of(row: dict[str, Any]) -> Iterator[Total]:
     """What a call adds to the totals of its class; the parts of histograms are labelled by their upper bound."""
     status = row["exit_status"]
-    ending = "unknown" if status is None else "ok" if status == 0 else "signal" if os.WIFSIGNALED(status) else "failed"
+    known = status is not None and 0 <= status <= LARGEST_STATUS
+    ending = "unknown" if not known else "ok" if status == 0 else "signal" if os.WIFSIGNALED(status) else "failed"
     yield "calls", ending, 1
     for name, value, bounds in (("seconds", row["duration_s"], SECONDS), ("peak_bytes", row["peak_bytes"], BYTES)):
         if value is not None:

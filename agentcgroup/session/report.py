@@ -17,7 +17,7 @@ from agentcgroup.classify import Budget
 from agentcgroup.command import display
 from agentcgroup.kernel.scheduler import Figures
 from agentcgroup.loops import Loop
-from agentcgroup.model import CallRecord
+from agentcgroup.model import LARGEST_STATUS, CallRecord
 from agentcgroup.units import format_duration, format_size
 
 SCHEMA = 1
@@ -92,14 +92,14 @@ def write_down(report: dict[str, Any], file: Path) -> None:
 
 def exit_words(status: int | None) -> str:
     """A wait(2) status for people: ``0``, ``1``, ``SIGKILL``."""
-    if status is None:
+    if status is None or not 0 <= status <= LARGEST_STATUS:
         return "?"
     if os.WIFSIGNALED(status):
         try:
             return signal.Signals(os.WTERMSIG(status)).name
         except ValueError:
             return f"signal {os.WTERMSIG(status)}"
-    return str(os.waitstatus_to_exitcode(status))
+    return str(os.WEXITSTATUS(status))
 
 
 def print_summary(report: dict[str, Any], out: TextIO) -> None:

@@ -1,5 +1,6 @@
 """The history: what is written is read again, by several at once, and shown without harm."""
 
+import os
 import sqlite3
 import subprocess
 import threading
@@ -18,7 +19,9 @@ from agentcgroup.history import figures as fig
 from agentcgroup.history import page, store
 from agentcgroup.history.writer import Writer
 from agentcgroup.model import CallRecord, Deed
+from agentcgroup.session.places import open_lock
 from agentcgroup.session.recorder import row_of
+from agentcgroup.session.report import exit_words
 
 DAY = 86400.0
 MOST = 100 << 20
@@ -98,7 +101,7 @@ def test_a_call_counts_once_however_often_its_end_is_said_and_whoever_waits_is_t
 
 
 def test_who_waits_is_told_also_where_nothing_can_be_written(tmp_path: Path) -> None:
-    (tmp_path / "history.db").write_text("no database at all, but long enough to be taken for one" * 100)
+    (tmp_path / "history.db").mkdir()
     said, done = list[str](), list[int]()
     writer = Writer(tmp_path / "history.db", DAY, MOST, said.append)
     writer.call_ended(session(), call(1, 1, 1.0), [], lambda: done.append(1))
@@ -286,3 +289,59 @@ def test_bad_input_is_refused_with_words(words: list[str], expected: str) -> Non
     assert done.returncode == 2
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_no_number_ends_the_writing_and_none_that_cannot_be_is_kept(tmp_path: Path) -> None:
+    file, said = tmp_path / "h.db", list[str]()
+    writer = Writer(file, DAY, 1 << 30, said.append)
+    one = session(7, budget_bytes=2**70)
+    writer.put("sessions", one)
+    for number, status in enumerate((2**70, -1, 1 << 40, 9), 1):
+        writer.call_ended(one, call(number, float(number), 1.0, exit_status=status, peak_bytes=2**80), ())
+    writer.change_session(7, exit_status=-1)
+    writer.close()
+    with store.reading(file) as history:
+        found = store.calls(history, store.Filter())
+    assert said == []
+    assert [one["exit_status"] for one in found] == [None, None, None, 9]
+    assert found[0]["peak_bytes"] == 2**63 - 1
+
+
+def test_a_mistake_in_one_row_is_said_and_the_others_are_written(tmp_path: Path) -> None:
+    file, said = tmp_path / "h.db", list[str]()
+    writer = Writer(file, DAY, 1 << 30, said.append)
+    one = session(7)
+    writer.call_ended(one, call(1, 1.0, 1.0, deeds=[object()]), ())
+    writer.call_ended(one, call(2, 1.0, 1.0), ())
+    writer.close()
+    assert len(said) == 1
+    with store.reading(file) as history:
+        assert [one["call"] for one in store.calls(history, store.Filter())] == [2]
+
+
+def test_a_damaged_history_is_set_aside_and_a_new_one_is_begun(tmp_path: Path) -> None:
+    file, said = tmp_path / "h.db", list[str]()
+    file.write_bytes(b"no database, but long enough to be one" * 200)
+    writer = Writer(file, DAY, 1 << 30, said.append)
+    writer.call_ended(session(7), call(1, 1.0, 1.0), ())
+    writer.close()
+    assert "is damaged" in said[0]
+    assert len(list(tmp_path.glob("h.db.damaged-*"))) == 1
+    with store.reading(file) as history:
+        assert len(store.calls(history, store.Filter())) == 1
+
+
+@pytest.mark.parametrize("status", [2**70, -1, 1 << 40])
+def test_what_an_older_version_took_for_a_status_is_shown_as_not_known(status: int) -> None:
+    assert exit_words(status) == "?"
+
+
+def test_a_lock_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        os.close(open_lock(tmp_path / "lock"))
+        (tmp_path / "old").touch(0o666)
+        os.close(open_lock(tmp_path / "old"))
+    finally:
+        os.umask(before)
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in ("lock", "old")} == {0o600}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agentcgroup.service.scrape import TOKEN
 from tests.vm.daemon import METRICS, UNIT, as_user, container, daemon, status, systemctl, until
 from tests.vm.harness import command
 
@@ -25,8 +26,13 @@ def journal() -> list[dict[str, Any]]:
 def test_the_metrics_page_tells_of_sessions_and_of_calls_that_ended_before_the_daemon_began(image: str, tmp_path: Path) -> None:
     with daemon(tmp_path), container(image, "--name", "seen"):
         until("some calls", lambda: status("seen").get("ended_calls", 0) >= 2)
-        with urllib.request.urlopen(f"http://{METRICS}/metrics", timeout=20) as answer:
+        secret = TOKEN.read_text().strip()
+        named = urllib.request.Request(f"http://{METRICS}/metrics", headers={"Authorization": f"Bearer {secret}"})
+        with urllib.request.urlopen(named, timeout=20) as answer:
             page = answer.read().decode()
+        with urllib.request.urlopen(f"http://{METRICS}/metrics", timeout=20) as answer:
+            assert "seen" not in answer.read().decode()
+        assert TOKEN.stat().st_mode & 0o777 == 0o600
     assert 'agentcgroup_session_up{session="seen"} 1.0' in page
     assert 'agentcgroup_session_memory_bytes{part="agent",priority="normal",session="seen"}' in page
     before = next(
