@@ -24,8 +24,8 @@ A wrong guess is mended when the evidence comes (``evidence``): a "call" that st
 8. The *sign*: variables that the agent gives to the model's commands only.  Of a known agent the policy names them
    (``calls: environment``), and they count from the first command on that has one.  Of another, they are variables that a shell's text got and that the agent itself does not have, general
    ones (PAGER, GIT_..., LANG) left out.  With it a command is the model's (``tool``), without it the agent's own.
-9. Where there is no sign: a shell with a text is the model's; a bare program is the agent's own if this agent starts shells
-   with text, else the model's.
+9. Where there is no sign: a shell with a text is the model's, and so is a program that leads a session of its own as this agent's
+   shells do (its shell has become it); another bare program is the agent's own if this agent starts shells with text, else the model's.
 
 8 and 9 are decided again for earlier commands when the sign appears, or the first shell with a text.
 """
@@ -201,15 +201,15 @@ def whose(policy: Policy, child: Facts, parent: AgentProcess) -> Verdict:
         _learn(habits, child, parent)
     elif not is_known_command(policy, child.argv):
         habits.programs += 1
-    return whose_by_habit(habits, has_text, child.names)
+    return whose_by_habit(habits, has_text, child.leads_session, child.names)
 
 
 _LONGEST_LINE, _MOST_WORDS = 4096, 200
 """Characters and words of a command line that patterns see."""
 
 
-def whose_by_habit(habits: Habits, has_text: bool, names: frozenset[str]) -> Verdict:
-    """Whose command it is by what this agent was seen to do (rules 8 and 9)."""
+def whose_by_habit(habits: Habits, has_text: bool, leads: bool, names: frozenset[str]) -> Verdict:
+    """Whose command it is by what this agent was seen to do (rules 8 and 9); ``leads``: it was started in a session of its own."""
     if habits.signs:
         carried = sorted(habits.signs & names)
         if carried:
@@ -217,6 +217,8 @@ def whose_by_habit(habits: Habits, has_text: bool, names: frozenset[str]) -> Ver
         return Verdict("own", f"lacks {min(habits.signs)}", sure=False)
     if has_text:
         return Verdict("tool", "a shell with a text", sure=False)
+    if leads and habits.leaders:
+        return Verdict("tool", "leads a session as the agent's shells do", sure=False)
     if habits.texts:
         return Verdict("own", "a program without a shell", sure=False)
     return Verdict("tool", "the agent starts no shells", sure=False)

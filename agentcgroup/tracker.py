@@ -69,6 +69,7 @@ class _Unsure:
 
     habits: Habits
     has_text: bool
+    leads: bool
     names: frozenset[str]
     verdict: Verdict
 
@@ -164,7 +165,9 @@ class Tracker:
             if before != (habits.texts > 0, habits.signs):
                 self._decide_again(habits)
             if not verdict.sure and not facts.is_piped:
-                self._unsure[begun.call] = _Unsure(habits, shell_text(facts.argv) is not None, facts.names, verdict)
+                self._unsure[begun.call] = _Unsure(
+                    habits, shell_text(facts.argv) is not None, facts.leads_session, facts.names, verdict
+                )
                 if len(self._unsure) > _MOST_UNSURE:
                     self._unsure.popitem(last=False)
             return begun
@@ -182,7 +185,7 @@ class Tracker:
         """The agent's habits are known better: what was decided by them before is decided again."""
         for call, unsure in self._unsure.items():
             if unsure.habits is habits:
-                verdict = whose_by_habit(habits, unsure.has_text, unsure.names)
+                verdict = whose_by_habit(habits, unsure.has_text, unsure.leads, unsure.names)
                 if verdict.role != unsure.verdict.role:
                     unsure.verdict = verdict
                     self.decided_again.append((call, verdict))
