@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from agentcgroup.shell_grammar import Cost, Simple, Statement, parse
+from agentcgroup.text import clean
 
 SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "ash", "fish", "busybox"})
 
@@ -303,18 +304,10 @@ def _skip_options(words: list[str], with_value: set[str]) -> list[str]:
     return words
 
 
-def _one_line(text: str, width: int) -> str:
-    """A tool call's text is hostile input to the terminal that shows it: no escape sequences, one line, cut at ``width``."""
-    line = "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text[: 4 * width + 100].split())
-    )
-    return line if len(line) <= width else line[: width - 1] + "…"
-
-
 def display(argv: Sequence[str], width: int = 60) -> str:
     """The command as a person would name it: the text of ``sh -c``, else the words; one line, cut at ``width``."""
     text = shell_text(argv)
-    return _one_line(text or " ".join(shlex.quote(word[:1000]) for word in argv[:200]), width)
+    return clean(text or " ".join(shlex.quote(word[:1000]) for word in argv[:200]), width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,7 +360,7 @@ def unwrap(argv: Sequence[str], patterns: Sequence[str] = ()) -> Unwrapped:
         steps = []
     text = shell_text(words)
     if text is None:
-        return Unwrapped(_one_line(shlex.join(list(argv)[:200]), _LONGEST_SHOWN), tuple(steps))
+        return Unwrapped(clean(shlex.join(list(argv)[:200]), _LONGEST_SHOWN), tuple(steps))
     steps.append(f"the text of {program(words)} -c")
     for pattern in patterns:
         if (found := re.search(pattern, text if len(text) <= 2 * _MATCHED else text[-_MATCHED:])) and found["command"]:
@@ -381,7 +374,7 @@ def unwrap(argv: Sequence[str], patterns: Sequence[str] = ()) -> Unwrapped:
             break
         text, step = taken
         steps.append(step)
-    return Unwrapped(_one_line(text, _LONGEST_SHOWN), tuple(steps))
+    return Unwrapped(clean(text, _LONGEST_SHOWN), tuple(steps))
 
 
 def _taken_off(text: str, cost: Cost) -> tuple[str, str] | None:

@@ -7,11 +7,14 @@ only its help comes from here.
 import sys
 
 from agentcgroup.errors import AgentCgroupError
+from agentcgroup.text import clean_lines, tolerate
 
 
 def main() -> int:
     """Entry point of the ``agentcgroup`` command; returns the exit code."""
     words = sys.argv[1:]
+    tolerate(sys.stdout)
+    tolerate(sys.stderr)
     try:
         if words[:1] == ["exec"] and words[1:2] not in (["--help"], []):
             from agentcgroup.call_client import main as exec_main
@@ -21,7 +24,7 @@ def main() -> int:
 
         return int(app(standalone_mode=False) or 0)
     except AgentCgroupError as error:
-        print(f"agentcgroup: {error}", file=sys.stderr)
+        print(f"agentcgroup: {clean_lines(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
