@@ -6,17 +6,19 @@ half of it would be worse than nothing.  Nothing here recurses.
 """
 
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 LONGEST_BYTES = 16_384
-MOST_STEPS = 40
+MOST_STEPS = 20
 """Hundreds of parser operations for all texts of one command line; usual commands take fewer than ten."""
 MOST_FAILING_STEPS = 4
 """Repairing a broken text is the parser's most expensive work, and its result is not used."""
 DEEPEST = 40
 """Brackets open at once: the parser's repair of what is never closed is quadratic in their number."""
 MOST_NODES = 20_000
+MOST_KEPT = 16
+"""Texts that were read last and are kept."""
 MOST_DOCUMENTS = 40
 """``<<`` in one text."""
 
@@ -64,16 +66,22 @@ def _parser() -> Any:
 
 
 def parse(text: str, cost: Cost) -> Script | None:
-    """Read a text; None when the grammar or the limits don't allow it.  Adds to ``cost``."""
-    source = text.encode("utf-8", "replace")
-    if (
-        len(source) > LONGEST_BYTES
-        or b"\0" in source
-        or source.count(b"<<") > MOST_DOCUMENTS
-        or cost.steps > MOST_STEPS
-        or _depth(source) > DEEPEST
-    ):
+    """Read a text, which the caller must not change; None when the grammar or the limits don't allow it.  Adds to ``cost``."""
+    if len(text) > LONGEST_BYTES or cost.steps > MOST_STEPS or cost.nodes > MOST_NODES:
         return None
+    script, took = _parse(text)
+    cost.steps += took.steps
+    cost.nodes += took.nodes
+    return script if cost.steps <= MOST_STEPS and cost.nodes <= MOST_NODES else None
+
+
+@lru_cache(maxsize=MOST_KEPT)
+def _parse(text: str) -> tuple[Script | None, Cost]:
+    """The text as it was read, and what that took.  A call's text is asked for again at once: for its class, its command, its hints."""
+    cost = Cost()
+    source = text.encode("utf-8", "replace")
+    if len(source) > LONGEST_BYTES or b"\0" in source or source.count(b"<<") > MOST_DOCUMENTS or _depth(source) > DEEPEST:
+        return None, cost
     failing = 0
 
     def stop(_offset: int, failed: bool) -> bool:
@@ -87,10 +95,10 @@ def parse(text: str, cost: Cost) -> Script | None:
         tree = parser.parse(lambda offset, _point: source[offset : offset + 4096], progress_callback=stop)
     except ValueError:  # stopped
         parser.reset()
-        return None
+        return None, cost
     if tree is None or tree.root_node.has_error:
-        return None
-    return _read(tree.root_node, source, cost)
+        return None, cost
+    return _read(tree.root_node, source, cost), cost
 
 
 def _depth(source: bytes) -> int:
