@@ -36,7 +36,8 @@ class Layout:
         self.tools = self.top / TOOLS
         self._keeper = self.top / KEEPER
         self._spares: set[Path] = set()
-        self._given: dict[Path, Limits] = {}
+        self._given: dict[int, Limits] = {}
+        """What leaves were made with, by the id of the cgroup: one of the same name that was made later has no limits."""
 
     def create(self, stub: int, keeper: int, budget: Budget, priority: Priority, cpu_weight: int, agent_cpu_weight: int) -> None:
         """Make the session's cgroups and move ``stub`` into the agent domain; it must not have run yet.
@@ -113,13 +114,12 @@ class Layout:
 
     def renew_leaf(self, leaf: Path) -> Path:
         """Make a leaf again that is gone."""
-        self._given.pop(leaf, None)
         self._make(leaf)
         return leaf
 
     def given(self, leaf: Path) -> Limits | None:
         """The limits that a leaf was made with; None for one that was made in haste."""
-        return self._given.pop(leaf, None)
+        return self._given.pop(cgroup.number(leaf), None)
 
     def prepare(self, next_call: int, limits: Limits) -> None:
         """Have the leaves of the next calls ready, so that making them is not on those calls' way."""
@@ -132,7 +132,7 @@ class Layout:
             with contextlib.suppress(cgroup.CgroupError):
                 self._make(leaf)
                 cgroup.limit(leaf, limits)
-                self._given[leaf] = limits
+                self._given[cgroup.number(leaf)] = limits
                 self._spares.add(leaf)
 
     def give_back(self, leaf: Path) -> None:
@@ -150,14 +150,15 @@ class Layout:
 
     def _drop(self, leaf: Path) -> None:
         self._spares.discard(leaf)
-        self._given.pop(leaf, None)
         with contextlib.suppress(cgroup.CgroupError):
+            self._given.pop(cgroup.number(leaf), None)
             self._source.forget(cgroup.number(leaf))
         cgroup.remove(leaf)
 
     def _make(self, leaf: Path) -> None:
         if not leaf.exists():
             cgroup.create(leaf)
+            self._given.pop(cgroup.number(leaf), None)
             self._source.watch_call(leaf)
         # A command is several processes: half of it killed is of no use to anyone.
         cgroup.write(leaf, "memory.oom.group", 1)

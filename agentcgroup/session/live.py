@@ -135,7 +135,7 @@ class Placement:
                 raise
             # Somebody removed it while it was empty.
             self.gone(live)
-            live.leaf = None
+            live.leaf = live.limits = None
             placed = cgroup.add(self._layout.renew_leaf(leaf), pid)
         if live.leaf is None and placed:
             self.restore(live, leaf)
