@@ -7,16 +7,12 @@ import contextlib
 import ctypes
 import errno
 import os
-import select
 import signal
-import socket
-import stat
 from dataclasses import dataclass
 
 from agentcgroup.hints import VARIABLE
 
 _KCMP = {"x86_64": 312, "aarch64": 272}
-_PIDFD_GETFD = 438
 _KCMP_FILE = 0
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -164,51 +160,6 @@ def prefer_as_victim(pid: int, score: int) -> None:
             os.write(descriptor, b"%d" % score)
         finally:
             os.close(descriptor)
-
-
-def take_descriptor(pid: int, number: int) -> int | None:
-    """A duplicate of another process's descriptor: the same open file, so writes append where it writes.
-
-    (Opening /proc/PID/fd/2 instead would start at offset 0 and overwrite a log file.)
-    """
-    try:
-        pidfd = os.pidfd_open(pid)
-    except OSError:
-        return None
-    try:
-        taken = int(_libc.syscall(_PIDFD_GETFD, pidfd, number, 0))
-    finally:
-        os.close(pidfd)
-    if taken < 0:
-        return None
-    os.set_inheritable(taken, False)
-    return taken
-
-
-def is_discarded(descriptor: int) -> bool:
-    """Whether what is written there is lost: /dev/null."""
-    status = os.fstat(descriptor)
-    return stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3)
-
-
-def write_without_waiting(descriptor: int, data: bytes, patience_s: float) -> bool:
-    """Write to a descriptor that others share, waiting at most ``patience_s`` for room; False when nothing went.
-
-    The descriptor must stay in the mode its owner chose, so O_NONBLOCK is out of the question.
-    A pipe that polls as writable takes PIPE_BUF bytes at once; sockets can be told not to wait.
-    """
-    poll = select.poll()
-    poll.register(descriptor, select.POLLOUT)
-    ready = poll.poll(patience_s * 1000)
-    if not ready or not ready[0][1] & select.POLLOUT:
-        return False
-    try:
-        if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-            with socket.socket(fileno=os.dup(descriptor)) as duplicate:
-                return duplicate.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) > 0
-        return os.write(descriptor, data[: select.PIPE_BUF]) > 0
-    except OSError:
-        return False
 
 
 def signal_all(pids: list[int], number: signal.Signals) -> None:

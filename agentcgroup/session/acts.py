@@ -36,6 +36,7 @@ class Acts:
     ) -> None:
         self._layout, self._log, self._note, self._began = layout, log, note, began
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping: set[int] = set()
         self._peaks: dict[str, int] = {}
 
     def do(self, live: Live, action: ctl.SetLimits | ctl.Brake | ctl.Release | ctl.Tell | ctl.Stop) -> None:
@@ -58,7 +59,9 @@ class Acts:
             if not live.stopped:
                 live.stopped = True
                 self.deed(live, "stopped", action.why)
-            self.spawn(self._deliver(stop_call, live, action.notice))
+            if live.record.call not in self._stopping:  # else the one that was begun kills it
+                self._stopping.add(live.record.call)
+                self.spawn(self._stop(live, action.notice))
 
     def apply_limits(self, live: Live, limits: Limits) -> None:
         """Give a call's leaf its limits, and tell the host process of it."""
@@ -98,6 +101,12 @@ class Acts:
         if not await way(live.record.pid, live.leaf, notice):
             self._log(f"call {live.record.call}: nobody could be told: {notice.reason}")
 
+    async def _stop(self, live: Live, notice: ctl.Notice) -> None:
+        try:
+            await self._deliver(stop_call, live, notice)
+        finally:
+            self._stopping.discard(live.record.call)
+
     def deed(self, live: Live, what: str, why: str, lasted_s: float | None = None) -> None:
         """Write down what was done to a call."""
         live.record.deeds.append(Deed(self.now(), what, why, lasted_s))
@@ -112,7 +121,12 @@ class Acts:
         """Do something beside everything else; ``finish`` waits for it."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log(f"not done: {error}")
 
     async def finish(self) -> None:
         """Wait for what was begun."""

@@ -1,12 +1,8 @@
 """Facts about processes, on this machine's own kernel."""
 
 import os
-import pty
 import signal
-import socket
 import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -61,55 +57,8 @@ def test_a_variable_is_read_from_the_environment_a_process_was_started_with() ->
         child.wait()
 
 
-def test_a_taken_descriptor_appends_where_its_owner_writes() -> None:
-    with tempfile.TemporaryFile("w+") as file:
-        child = subprocess.Popen([sys.executable, "-c", "import sys, time; sys.stderr.write('first '); sys.stderr.flush(); print('x', flush=True); time.sleep(5)"],
-                                 stdout=subprocess.PIPE, stderr=file)  # fmt: skip
-        assert child.stdout is not None
-        child.stdout.readline()
-        taken = process.take_descriptor(child.pid, 2)
-        assert taken is not None
-        assert process.write_without_waiting(taken, b"second", 0)
-        os.close(taken)
-        child.kill()
-        child.wait()
-        child.stdout.close()
-        file.seek(0)
-        assert file.read() == "first second"
-
-
-def test_a_full_pipe_and_a_full_socket_are_not_waited_for() -> None:
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    try:
-        while True:
-            os.write(writing, b"x" * 65536)
-    except BlockingIOError:
-        pass
-    os.set_blocking(writing, True)
-    assert not process.write_without_waiting(writing, b"text", 0.01)
-    os.read(reading, 65536)
-    assert process.write_without_waiting(writing, b"text", 0.01)
-    one, two = socket.socketpair()
-    assert process.write_without_waiting(one.fileno(), b"text", 0.01)
-    assert two.recv(10) == b"text"
-    two.close()
-    assert not process.write_without_waiting(one.fileno(), b"text", 0.01)
-    one.close()
-
-
-def test_discarded_output_is_recognised() -> None:
-    with open(os.devnull, "w") as null:
-        assert process.is_discarded(null.fileno())
-    ours, theirs = pty.openpty()
-    assert not process.is_discarded(theirs)
-    os.close(ours)
-    os.close(theirs)
-
-
 @pytest.mark.parametrize("pid", [2**22 + 5])
 def test_a_process_that_is_not_there_gives_nothing(pid: int) -> None:
-    assert process.take_descriptor(pid, 2) is None
     assert process.variables(pid, "A") == {}
     process.prefer_as_victim(pid, 1000)
     process.signal_all([pid], signal.SIGTERM)
