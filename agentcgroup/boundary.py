@@ -8,8 +8,8 @@
    itself.  Not when its arguments hold a command for a shell: that is a sandbox around a call.
 3. Its parent is a *launcher*: a program of the policy's ``launchers`` (npx, uv, sudo, ...), or a shell
    whose text runs one single program, which kept the session's stdout and stderr.
-4. Its parent, no shell and no known agent, handed on the session's stdout and stderr (the very same open files: kcmp), in the same
-   terminal session, to one program that is neither ``sh -c`` nor in a class of the policy (git, compilers, ...), and has
+4. Its parent, no shell and no known agent, handed on the session's stdout and stderr (the very same open files: kcmp; or the same terminal,
+   which Node opens anew once it has looked at it), in the same terminal session, to one program that is neither ``sh -c`` nor in a class of the policy (git, compilers, ...), and has
    no other such child: a shim.  A parent whose first such child ended and which starts another program is no launcher.
 5. A shell without text or script, started by an agent: a persistent shell.  It stays in the agent domain, and each program
    that it starts is the model's.
@@ -22,21 +22,27 @@ A wrong guess is mended when the evidence comes (``evidence``): a "call" that st
 7. A program, no shell's text, whose stdin and stdout both lead to somebody who talks with it: the agent's own, and a ``helper`` when it
    stays (``HELPER_AFTER_S``): an MCP or language server.  What its name or its variables say does not matter.
 8. The *sign*: variables that the agent gives to the model's commands only.  Of a known agent the policy names them
-   (``calls: environment``), and they count from the first command on that has one.  Of another, they are variables that a shell's text got and that the agent itself does not have, general
-   ones (PAGER, GIT_..., LANG) left out.  With it a command is the model's (``tool``), without it the agent's own.
-9. Where there is no sign: a shell with a text is the model's, and so is a program that leads a session of its own as this agent's
-   shells do (its shell has become it); another bare program is the agent's own if this agent starts shells with text, else the model's.
+   (``calls: environment``), and they count from the first command on that has one.  Of another, they are variables that several
+   shells with a text got, that the agent itself does not have and its bare programs do not get; general ones (PAGER, GIT_..., LANG) are
+   left out.  With it a command is the model's (``tool``), without it the agent's own.
+9. Where there is no sign: a shell with a text is the model's.  Where some of them lead sessions of their own, the others are the agent's
+   own; else where several run in another shell than ``sh``, those that ``sh`` runs are.  A bare program is the agent's own if this
+   agent starts shells with text (save one that leads a session: its shell has become it), else the model's.
 
-8 and 9 are decided again for earlier commands when the sign appears, or the first shell with a text.
+A program that starts a shell with a text (a sandbox) counts as that shell.  8 and 9 are decided again for earlier commands when more
+of the agent's habits is known (``habits``), and for a command whose root becomes another program, by the variables that it has then.
 """
 
 import re
 import shlex
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
 from agentcgroup.classify import is_known_command
-from agentcgroup.command import SHELLS, external_commands, is_waiting_shell, program, shell_text
+from agentcgroup.command import SHELLS, carried_text, external_commands, is_waiting_shell, program, shell_text
+from agentcgroup.habits import Habits, Shape
+from agentcgroup.habits import whose as whose_by_habit
 from agentcgroup.model import Kind
 from agentcgroup.policy import AgentRule, Policy
 from agentcgroup.process import Facts
@@ -45,13 +51,6 @@ Role = Literal["agent", "shell"] | Kind
 
 HELPER_AFTER_S = 10.0
 """A program that somebody talks with over pipes, and that lives this long, is a server; git and ripgrep with a pipe are not."""
-
-_GENERAL = re.compile(
-    r"_|PWD|OLDPWD|SHLVL|PATH|HOME|USER|LOGNAME|SHELL|ENV|TZ|TMP|TEMP|TMPDIR|DISPLAY|HOSTNAME|MAIL|CI|EDITOR|VISUAL|COLORTERM|COLUMNS|LINES"
-    r"|NO_COLOR|INIT_CWD|AGENT_RESOURCE_HINT|AGENTCGROUP_\w+|\w*PAGER|\w*LESS\w*"
-    r"|(TERM|LANG|LC_|GIT_|GH_|FORCE_|CLICOLOR|DEBIAN_|PYTHON|PIP_|UV_|NODE_|NPM_|npm_|BASH_|SSH_|LD_|XDG_|DBUS_|VIRTUAL_ENV|CONDA_|NVM_|FZF_)\w*"
-)
-"""Variables that programs get for other reasons than that the model asked for them: nobody's sign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +76,6 @@ class Verdict:
                 return "tool"
             case kind:
                 return kind
-
-
-@dataclass(slots=True)
-class Habits:
-    """What an agent was seen to do, from which its commands are told apart; shared by all processes of its runtime.
-
-    ``programs``: how many bare programs of no known class it started, ``texts``: how many shells with a text; ``leaders``: whether some of them in sessions of their own;
-    ``signs``: the variables of rule 8, and whether the policy ``named`` them.
-    """
-
-    programs: int = 0
-    texts: int = 0
-    leaders: bool = False
-    named: bool = False
-    signs: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -136,6 +120,8 @@ def judge(policy: Policy, child: Facts, parent: AgentProcess) -> Verdict:
 
 def _agent(policy: Policy, child: Facts, parent: AgentProcess) -> Verdict | None:
     """The verdict on a child that is the agent too (rules 1 to 4)."""
+    if carried_signs(policy, child.names, parent):
+        return None  # whatever the model has its agent start is a call
     known = _known(policy, child.argv)
     if known and parent.verdict.agent in (None, known.name):
         return Verdict("agent", f"known agent {known.name}", known.name)
@@ -183,60 +169,44 @@ def _is_same_program(child: Facts, parent: AgentProcess) -> bool:
 
 def whose(policy: Policy, child: Facts, parent: AgentProcess) -> Verdict:
     """Whose command it is (rules 6 to 9); what is learnt of the agent's habits is kept in ``parent.habits``."""
-    rule = next((one for one in policy.agents if one.name == parent.verdict.agent), None)
-    habits, has_text = parent.habits, shell_text(child.argv) is not None
+    rule, habits, shape = _rule_of(policy, parent), parent.habits, shape_of(child, parent.names)
+    talks = shape.text is None and child.is_piped
+    if not talks:
+        habits.learn(shape)
     line = shlex.join(child.argv[:_MOST_WORDS])[:_LONGEST_LINE]
     if rule and any(re.search(pattern, line) for pattern in rule.own):
         return Verdict("own", f"own command of {rule.name}")
     if rule and any(re.search(pattern, line) for pattern in rule.helpers):
         return Verdict("helper", f"helper of {rule.name}")
-    if not has_text and child.is_piped:
-        role: Role = "own" if habits.texts or parent.verdict.agent else "tool"
+    if talks:
+        role: Role = "own" if habits.starts_shells or parent.verdict.agent else "tool"
         return Verdict(role, f"{program(parent.argv)} talks with it", sure=False)
-    named = frozenset(rule.calls.environment) - parent.names if rule else frozenset()
-    if named & child.names:
+    if carried_signs(policy, child.names, parent):
         # Not before one is seen: a later version of the agent may have others.
-        habits.signs, habits.named = named, True
-    if has_text:
-        _learn(habits, child, parent)
-    elif not is_known_command(policy, child.argv):
+        habits.named = frozenset(rule.calls.environment) if rule else frozenset()
+    if shape.text is None and not is_known_command(policy, child.argv):
         habits.programs += 1
-    return whose_by_habit(habits, has_text, child.leads_session, child.names)
+    return Verdict(*whose_by_habit(habits.known(), shape), sure=False)
 
 
 _LONGEST_LINE, _MOST_WORDS = 4096, 200
 """Characters and words of a command line that patterns see."""
 
 
-def whose_by_habit(habits: Habits, has_text: bool, leads: bool, names: frozenset[str]) -> Verdict:
-    """Whose command it is by what this agent was seen to do (rules 8 and 9); ``leads``: it was started in a session of its own."""
-    if habits.signs:
-        carried = sorted(habits.signs & names)
-        if carried:
-            return Verdict("tool", f"has {carried[0]}", sure=False)
-        return Verdict("own", f"lacks {min(habits.signs)}", sure=False)
-    if has_text:
-        return Verdict("tool", "a shell with a text", sure=False)
-    if leads and habits.leaders:
-        return Verdict("tool", "leads a session as the agent's shells do", sure=False)
-    if habits.texts:
-        return Verdict("own", "a program without a shell", sure=False)
-    return Verdict("tool", "the agent starts no shells", sure=False)
+def shape_of(child: Facts, agents_names: Collection[str]) -> Shape:
+    """What of a command shows whose it is; ``agents_names`` are the variables that the agent itself has."""
+    inherits = "PATH" in child.names or "PATH" not in agents_names
+    return Shape(program(child.argv), carried_text(child.argv), child.leads_session, child.names - set(agents_names), inherits)
 
 
-def _learn(habits: Habits, child: Facts, parent: AgentProcess) -> None:
-    """What a shell with a text says of the agent's habits.
+def carried_signs(policy: Policy, names: Collection[str], parent: AgentProcess) -> frozenset[str]:
+    """Of the variables that the policy says only the model's commands of this agent have, those that are among ``names``."""
+    rule = _rule_of(policy, parent)
+    return (frozenset(rule.calls.environment) & frozenset(names)) - parent.names if rule else frozenset()
 
-    Agents start the model's commands in sessions of their own, to end them whole.  Where shells are so started, only those teach.
-    """
-    habits.texts += 1
-    if habits.named:
-        return
-    if child.leads_session and not habits.leaders:
-        habits.leaders, habits.signs = True, frozenset()
-    added = frozenset(name for name in child.names - parent.names if not _GENERAL.fullmatch(name))
-    if added and child.leads_session == habits.leaders:
-        habits.signs = (habits.signs & added) or habits.signs or added
+
+def _rule_of(policy: Policy, parent: AgentProcess) -> AgentRule | None:
+    return next((one for one in policy.agents if one.name == parent.verdict.agent), None)
 
 
 def _known(policy: Policy, argv: tuple[str, ...]) -> AgentRule | None:

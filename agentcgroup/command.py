@@ -183,6 +183,14 @@ def _inner_shell(words: Sequence[str]) -> Sequence[str] | None:
     return None
 
 
+def carried_text(argv: Sequence[str]) -> str | None:
+    """The text that a shell is to run: this shell, or the one that this program is to start with it; None where there is none."""
+    text = shell_text(argv)
+    if text is None and (inner := _inner_shell(argv)) is not None:
+        text = shell_text(inner)
+    return text
+
+
 def after_dashes(words: Sequence[str]) -> list[str]:
     """What may be the command of an unknown helper: the words after the first ``--``."""
     if "--" not in words[1:] or program(words) in _TAKES_FILES_AFTER_DASHES:

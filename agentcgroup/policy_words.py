@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from agentcgroup.boundary import AgentProcess, Habits, Verdict, judge
+from agentcgroup.boundary import AgentProcess, Verdict, judge
 from agentcgroup.classify import apply_hint, classify
 from agentcgroup.command import display, simple_commands, unwrap
 from agentcgroup.errors import AgentCgroupError
+from agentcgroup.habits import Habits, Shape
 from agentcgroup.hints import parse_hint
 from agentcgroup.policy import Policy, load_policy
 from agentcgroup.process import Facts
@@ -66,9 +67,11 @@ def _whose(policy: Policy, argv: tuple[str, ...], agent: str, environment: Seque
     if rule is None:
         known = ", ".join(one.name for one in policy.agents) or "none"
         raise AgentCgroupError(f"no agent {agent!r} in the policy", do=f"known agents: {known}")
-    habits = Habits(texts=1, leaders=True)
+    habits = Habits()
+    for text in ("1", "2", "3"):  # of an agent that has started some of the model's commands
+        habits.learn(Shape("bash", text, True, frozenset()))
     if environment and rule.calls.environment:
-        habits.signs, habits.named = frozenset(rule.calls.environment), True
+        habits.named = frozenset(rule.calls.environment)
     parent = AgentProcess(1, (agent,), 1, Verdict("agent", f"known agent {agent}", agent), habits=habits)
     child = Facts(2, 1, 2, argv, "/", keeps_stdio=False, names=frozenset(environment))
     verdict = judge(policy, child, parent)

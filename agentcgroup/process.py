@@ -79,11 +79,18 @@ def facts(pid: int, stdio_of: int) -> Facts | None:
     # The command's name, in parentheses, may hold anything, parentheses and blanks included.
     fields = status[status.rindex(b")") + 2 :].split()
     argv = tuple(os.fsdecode(word) for word in line.rstrip(b"\0").split(b"\0"))
-    keeps = all(same_file(pid, number, stdio_of, number) for number in (1, 2))
     streams = (_link(f"/proc/{pid}/fd/0"), _link(f"/proc/{pid}/fd/1"), _link(f"/proc/{pid}/fd/2"))
+    keeps = all(_is_kept(pid, number, stdio_of, streams[number]) for number in (1, 2))
     names = variable_names(_slurp(f"/proc/{pid}/environ", LARGEST_ENVIRONMENT) or b"")
     cwd, exe = _link(f"/proc/{pid}/cwd"), _link(f"/proc/{pid}/exe")
     return Facts(pid, int(fields[1]), int(fields[3]), argv, cwd, keeps, exe, streams, names)
+
+
+def _is_kept(pid: int, number: int, stdio_of: int, stream: str) -> bool:
+    """Whether a stream is the session's own: the same open file, or the same terminal, which some programs open anew."""
+    if same_file(pid, number, stdio_of, number):
+        return True
+    return stream.startswith(("/dev/pts/", "/dev/tty")) and stream == _link(f"/proc/{stdio_of}/fd/{number}")
 
 
 def _link(path: str) -> str:

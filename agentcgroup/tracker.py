@@ -7,12 +7,12 @@ call.  Membership follows forks, so neither setsid nor a double fork leaves a ca
 """
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from agentcgroup import evidence
-from agentcgroup.boundary import AgentProcess, Habits, Verdict, first_verdict, judge, whose_by_habit
-from agentcgroup.command import shell_text
+from agentcgroup.boundary import AgentProcess, Verdict, carried_signs, first_verdict, judge, shape_of
+from agentcgroup.habits import Habits, Shape, whose
 from agentcgroup.policy import Policy
 from agentcgroup.process import Facts
 
@@ -65,12 +65,10 @@ _MOST_UNSURE = 4096
 
 @dataclass(slots=True)
 class _Unsure:
-    """A call whose kind may be decided again: what the rules looked at, and what they said."""
+    """A call whose kind may be decided again: who started it, what the rules looked at, and what they said."""
 
-    habits: Habits
-    has_text: bool
-    leads: bool
-    names: frozenset[str]
+    parent: AgentProcess
+    shape: Shape
     verdict: Verdict
 
 
@@ -155,21 +153,19 @@ class Tracker:
 
     def _judge(self, pid: int, facts: Facts, origin: AgentProcess, at_ns: int) -> Begin | None:
         """A process of the agent domain started a program other than that of ``origin``."""
-        habits = origin.habits
-        before = (habits.texts > 0, habits.signs)
+        before = origin.habits.known()
         verdict = judge(self._policy, facts, origin)
         if verdict.role not in ("agent", "shell"):
             begun = self._begin(pid, verdict, facts, at_ns)
             if (found := evidence.candidate(self._policy, verdict, facts, origin)) is not None:
                 self._candidates[begun.call] = found
-            if before != (habits.texts > 0, habits.signs):
-                self._decide_again(habits)
-            if not verdict.sure and not facts.is_piped:
-                self._unsure[begun.call] = _Unsure(
-                    habits, shell_text(facts.argv) is not None, facts.leads_session, facts.names, verdict
-                )
+            shape = shape_of(facts, origin.names)
+            if not verdict.sure and not (facts.is_piped and shape.text is None):
+                self._unsure[begun.call] = _Unsure(origin, shape, verdict)
                 if len(self._unsure) > _MOST_UNSURE:
                     self._unsure.popitem(last=False)
+            if before != origin.habits.known():
+                self._decide_again(origin.habits)
             return begun
         program = AgentProcess(pid, facts.argv, facts.sid, verdict, exe=facts.exe, names=facts.names)
         if origin.verdict.agent or verdict.again:
@@ -181,25 +177,55 @@ class Tracker:
             origin.handed_on += 1
         return None
 
+    def is_unsure_root(self, pid: int) -> bool:
+        """Whether the process is the root of a call whose kind may be decided again: what it becomes is of interest."""
+        return self._roots.get(pid) in self._unsure
+
+    def replaced(self, pid: int, facts: Facts) -> None:
+        """The root of a call became another program: a sandbox that became a shell, perhaps, with the variables of the model's commands."""
+        call = self._roots.get(pid)
+        unsure = self._unsure.get(call) if call is not None else None
+        if unsure is None:
+            return
+        habits, now = unsure.parent.habits, shape_of(facts, unsure.parent.names)
+        before = habits.known()
+        if carried_signs(self._policy, facts.names, unsure.parent) and unsure.shape.text is not None:
+            rule = next(one for one in self._policy.agents if one.name == unsure.parent.verdict.agent)
+            habits.named = frozenset(rule.calls.environment)
+        elif not unsure.shape.inherits and now.text is not None:
+            habits.learn(now)
+        elif unsure.shape.inherits:
+            return  # it had its variables from the start; what its text adds says nothing of the agent
+        unsure.shape = Shape(unsure.shape.program, unsure.shape.text, now.leads, now.names, now.inherits)
+        if before == habits.known():
+            self._decide_one_again(self._roots[pid], unsure)
+        else:
+            self._decide_again(habits)
+
     def _decide_again(self, habits: Habits) -> None:
         """The agent's habits are known better: what was decided by them before is decided again."""
         for call, unsure in self._unsure.items():
-            if unsure.habits is habits:
-                verdict = whose_by_habit(habits, unsure.has_text, unsure.leads, unsure.names)
-                if verdict.role != unsure.verdict.role:
-                    unsure.verdict = verdict
-                    self.decided_again.append((call, verdict))
+            if unsure.parent.habits is habits:
+                self._decide_one_again(call, unsure)
+
+    def _decide_one_again(self, call: int, unsure: _Unsure) -> None:
+        verdict = Verdict(*whose(unsure.parent.habits.known(), unsure.shape), sure=False)
+        if verdict.role != unsure.verdict.role:
+            self.decided_again.append((call, verdict))
+            if verdict.role == "tool" and verdict.why.startswith("has "):
+                self._candidates.pop(call, None)
+        unsure.verdict = verdict
 
     def is_candidate(self, call: int) -> bool:
         """Whether a call may turn out to be a runtime: the programs that start in it are of interest."""
         return call in self._candidates
 
-    def started_inside(self, call: int, child: Facts, starter: Facts | None) -> Promoted | None:
-        """A program was started inside a call, by ``starter``: does that show that the call is a runtime?"""
+    def started_inside(self, call: int, child: Facts, line: Sequence[Facts]) -> Promoted | None:
+        """A program was started inside a call, by the first of ``line`` (``evidence``): does that show that the call is a runtime?"""
         found = self._candidates.get(call)
-        if found is None or starter is None or not evidence.consider(found, child, starter):
+        if found is None or not evidence.consider(found, child, line):
             return None
-        return Promoted(call, starter.pid, "starts commands as agents do")
+        return Promoted(call, line[0].pid, "starts commands as agents do")
 
     def promote(self, promoted: Promoted, chain: Collection[Facts]) -> None:
         """The call is the agent: ``chain``, from its root or what is left of it to its runtime, belongs to the agent domain.

@@ -85,7 +85,7 @@ class Follower:
             self._agent_execed(event)
         elif (call := self._tracker.call_of(event.pid) or self._calls.placement.call_in(event.cgroup)) is not None:
             self._calls.said.execed(call, event.pid)
-            self._started_inside(call, event.pid)
+            self._look_inside(call, event.pid)
         elif event.cgroup == self._agent_cgroup and self._is_not_elsewhere(event.pid):
             self._find_place(event.pid, event.at_ns)
             if self._tracker.is_agent(event.pid):
@@ -153,16 +153,32 @@ class Follower:
             taken = self._tracker.launched[-1]
             self._log(f"process {taken.pid} taken for the agent: {taken.verdict.why}")
 
+    def _look_inside(self, call: int, pid: int) -> None:
+        """A program was started inside a call: it may tell whose the call is."""
+        if self._tracker.is_unsure_root(pid) and (facts := process.facts(pid, self.stdio_of)) is not None:
+            self._tracker.replaced(pid, facts)
+            self._calls.decided_again()
+        self._started_inside(call, pid)
+
     def _started_inside(self, call: int, pid: int) -> bool:
         """A program was started inside a call: where that shows that the call is the agent's runtime, it is treated as that."""
         if not self._tracker.is_candidate(call) or (child := process.facts(pid, self.stdio_of)) is None:
             return False
-        starter = process.facts(child.ppid, self.stdio_of)
-        promoted = self._tracker.started_inside(call, child, starter)
-        if promoted is None or starter is None:
+        promoted = self._tracker.started_inside(call, child, self._line(call, child.ppid))
+        if promoted is None:
             return False
         self._later(partial(self._promote, promoted))
         return True
+
+    def _line(self, call: int, pid: int | None) -> list[process.Facts]:
+        """A process of a call, its parent, and so on, as far as they are in the call."""
+        leaf = self._calls.leaves().get(call)
+        members = set(cgroup.processes(leaf)) if leaf else set()
+        line: list[process.Facts] = []
+        while pid in members and (facts := process.facts(pid, self.stdio_of)) is not None:
+            line.append(facts)
+            pid = facts.ppid
+        return line
 
     def _is_the_agent(self, call: int) -> bool:
         """Look at all that runs in a call, before it is stopped: some of what it started may not have been told."""
@@ -175,12 +191,7 @@ class Follower:
         leaf = self._calls.leaves().get(promoted.call)
         if leaf is None or not self._tracker.is_candidate(promoted.call):
             return
-        members = set(cgroup.processes(leaf))
-        chain: list[process.Facts] = []
-        pid: int | None = promoted.runtime
-        while pid in members and (facts := process.facts(pid, self.stdio_of)) is not None:
-            chain.append(facts)
-            pid = facts.ppid
+        chain = self._line(promoted.call, promoted.runtime)
         self._log(f"call {promoted.call}: taken for the agent: process {promoted.runtime} {promoted.why}")
         self._tracker.promote(promoted, chain)
         self._calls.move_to_agent(promoted.call)

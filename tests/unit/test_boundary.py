@@ -152,7 +152,8 @@ def test_another_script_or_a_sandbox_around_a_shell_is_no_second_start(argv: tup
 def test_variables_that_only_the_models_commands_have_tell_them_from_the_agents_own() -> None:
     parent = runtime("agent")
     assert judge(POLICY, started("git", "status", lead=False), parent).role == "tool"  # no sign yet
-    assert judge(POLICY, started("bash", "-c", "make", more=["AGENT_X", "PAGER"]), parent).role == "tool"
+    for text in ("make", "make test"):
+        assert judge(POLICY, started("bash", "-c", text, more=["AGENT_X", "PAGER"]), parent).role == "tool"
     assert judge(POLICY, started("git", "status", lead=False), parent).role == "own"
     assert judge(POLICY, started("sh", "-c", "ps aux | grep x", lead=False), parent).role == "own"
     assert judge(POLICY, started("make", more=["AGENT_X"]), parent).role == "tool"
@@ -163,19 +164,22 @@ def test_what_housekeeping_has_is_no_sign_where_the_models_commands_lead_session
     assert judge(POLICY, started("sh", "-c", "git poll", lead=False, more=["POLL_X"]), parent).role == "tool"
     assert judge(POLICY, started("bash", "-lc", "make"), parent).role == "tool"
     assert judge(POLICY, started("bash", "-lc", "make test"), parent).role == "tool"
-    assert parent.habits.signs == frozenset()
+    assert parent.habits.known().variables == frozenset()
+    assert judge(POLICY, started("sh", "-c", "git poll", lead=False, more=["POLL_X"]), parent).role == "own"
 
 
 def test_general_variables_are_nobodys_sign() -> None:
     parent = runtime("agent")
-    judge(POLICY, started("bash", "-c", "make", more=["GIT_PAGER", "NO_COLOR", "LC_ALL", "TERM"]), parent)
-    assert parent.habits.signs == frozenset()
+    for text in ("make", "make test", "make install"):
+        judge(POLICY, started("bash", "-c", text, more=["GIT_PAGER", "NO_COLOR", "LC_ALL", "TERM"]), parent)
+    assert parent.habits.known().variables == frozenset()
 
 
 def test_without_a_sign_a_shell_with_a_text_is_the_models_and_a_bare_program_the_agents_own_if_it_starts_such_shells() -> None:
     parent = runtime("agent")
     assert judge(POLICY, started("pytest"), parent).role == "tool"
-    assert judge(POLICY, started("bash", "-lc", "make"), parent).role == "tool"
+    for text in ("make", "make test"):
+        assert judge(POLICY, started("bash", "-lc", text), parent).role == "tool"
     assert judge(POLICY, started("git", "status", lead=False), parent).role == "own"
     # Its shell has become it before anybody looked.
     assert judge(POLICY, started("pytest"), parent).role == "tool"
@@ -185,7 +189,7 @@ def test_the_policys_variables_count_from_the_first_command_on_that_has_one() ->
     parent = runtime("claude", known="claude code")
     text = ("bash", "-c", "source /x/snapshot-bash-1.sh && eval 'make'")
     assert judge(POLICY, started(*text), parent).role == "tool"
-    assert judge(POLICY, started(*text, more=["CLAUDECODE"]), parent).role == "tool"
+    assert judge(POLICY, started(*text, more=["CLAUDE_CODE_CHILD_SESSION"]), parent).role == "tool"
     assert judge(POLICY, started("bash", "-c", "env"), parent).role == "own"
 
 

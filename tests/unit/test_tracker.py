@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from agentcgroup.policy import load_policy
 from agentcgroup.process import Facts
-from agentcgroup.tracker import Begin, Join, RootExited, Tracker
+from agentcgroup.tracker import Begin, Join, Promoted, RootExited, Tracker
 
 POLICY = load_policy()
 ROOT = 100
@@ -157,7 +157,7 @@ def test_a_call_that_starts_captured_shells_as_agents_do_is_the_agent_and_what_i
     assert tracker.is_candidate(begun.call)
     engine = program(200, "/opt/engine", "serve", lead=True, out="pipe:[1]")
     shell = program(300, "bash", "-lc", "make", ppid=200, lead=True, out="pipe:[2]")
-    promoted = tracker.started_inside(begun.call, shell, engine)
+    promoted = tracker.started_inside(begun.call, shell, [engine])
     assert promoted is not None
     assert promoted.runtime == 200
     tracker.promote(promoted, [engine])
@@ -189,7 +189,7 @@ def test_a_program_that_shows_its_childrens_output_or_starts_no_shells_is_no_run
         (301, ("git", "status"), "pipe:[9]"),
         (302, ("sh", "-c", "x"), "/dev/null"),
     ):
-        assert tracker.started_inside(begun.call, program(pid, *argv, ppid=200, out=out), engine) is None
+        assert tracker.started_inside(begun.call, program(pid, *argv, ppid=200, out=out), [engine]) is None
 
 
 def test_whose_an_earlier_command_was_is_decided_again_when_the_sign_appears() -> None:
@@ -198,6 +198,7 @@ def test_whose_an_earlier_command_was_is_decided_again_when_the_sign_appears() -
         (200, ("git", "status"), ()),
         (201, ("sh", "-c", "ps aux"), ()),
         (202, ("bash", "-c", "make"), ("AGENT_X",)),
+        (203, ("bash", "-c", "make test"), ("AGENT_X",)),
     ):
         tracker.forked(ROOT, pid, 1)
         assert tracker.execed(pid, program(pid, *argv, names=names), 2) is not None
@@ -212,3 +213,84 @@ def test_what_was_taken_for_the_agent_and_becomes_another_program_is_judged_anew
     begun = tracker.execed(200, program(200, "bash", "-lc", "make", exe="/bin/bash"), 4)
     assert begun is not None
     assert begun.verdict.role == "tool"
+
+
+def test_what_a_shells_text_started_inside_a_call_never_makes_it_the_agent() -> None:
+    tracker = started()
+    tracker.forked(ROOT, 200, 1)
+    server = program(200, "/opt/server", lead=True, out="pipe:[1]")
+    begun = tracker.execed(200, server, 2)
+    assert begun is not None
+    assert tracker.is_candidate(begun.call)
+    text = program(300, "bash", "-c", "python3 tests.py", ppid=200, out="/dev/null")
+    runner = program(301, "python3", "tests.py", ppid=300, out="pipe:[2]", exe="/usr/bin/python3")
+    for pid in (302, 303):
+        captured = program(pid, "bash", "-c", "true", ppid=301, lead=True, out=f"pipe:[{pid}]")
+        assert tracker.started_inside(begun.call, captured, [runner, text, server]) is None
+        # The same with all that led to it gone.
+        assert tracker.started_inside(begun.call, captured, [runner]) is None
+
+
+def test_a_daemon_that_forked_away_from_its_launcher_is_a_runtime_though_its_parents_are_gone() -> None:
+    tracker = started()
+    tracker.forked(ROOT, 200, 1)
+    launcher = program(200, "/opt/launch", out="/dev/null")
+    begun = tracker.execed(200, launcher, 2)
+    assert begun is not None
+    daemon = program(201, "/opt/daemon", "--serve", ppid=200, out="/dev/null", exe="/opt/daemon")
+    assert tracker.started_inside(begun.call, daemon, [launcher]) is None
+    forked = program(203, "/opt/daemon", "--serve", ppid=1, out="/dev/null", exe="/opt/daemon")
+    captured = program(300, "bash", "-lc", "make", ppid=203, lead=True, out="pipe:[2]")
+    assert tracker.started_inside(begun.call, captured, [forked]) is not None
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["fork", "program", "shell", "exit", "promote"]), st.integers(0, 9), st.integers(101, 112))
+    )
+)
+def test_whoever_is_promoted_nobody_is_lost_or_in_two_places(events: list[tuple[str, int, int]]) -> None:
+    tracker = started()
+    alive, forgotten = {ROOT: ROOT}, set[int]()
+    for kind, which, pid in events:
+        chosen = sorted(alive)[which % len(alive)]
+        if kind == "fork" and pid not in alive:
+            tracker.forked(chosen, pid, 1)
+            alive[pid] = chosen
+            if chosen in forgotten:
+                forgotten.add(pid)
+        elif kind in ("program", "shell") and chosen != ROOT:
+            line = ("/opt/engine",) if kind == "program" else ("bash", "-c", "x")
+            tracker.execed(chosen, program(chosen, *line, lead=True), 1)
+        elif kind == "exit" and chosen != ROOT:
+            tracker.exited(chosen, 0, 1)
+            del alive[chosen]
+            forgotten.discard(chosen)
+        elif kind == "promote" and (call := tracker.call_of(chosen)) is not None and tracker.is_candidate(call):
+            members = {one for one in alive if tracker.call_of(one) == call}
+            tracker.promote(Promoted(call, chosen, "x"), [program(chosen, "/opt/engine")])
+            assert tracker.is_agent(chosen)
+            # The others are found again where they are, as is said.
+            forgotten |= members - {chosen}
+    assert tracker.known_pids() == set(alive) - forgotten
+    for pid in set(alive) - forgotten:
+        assert tracker.is_agent(pid) != (tracker.call_of(pid) is not None)
+    for number in range(1, tracker.next_call):
+        assert tracker.size(number) == sum(1 for pid in alive if tracker.call_of(pid) == number)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([("bash", "-c"), ("python3", "x.py"), ("/opt/codex",), ("claude", "-p")]), st.booleans()))
+)
+def test_nothing_inside_a_call_becomes_the_agent_whatever_it_calls_itself(programs: list[tuple[tuple[str, ...], bool]]) -> None:
+    tracker = started()
+    call(tracker, 200)
+    parent = 200
+    for number, (argv, leads) in enumerate(programs):
+        pid = 300 + number
+        tracker.forked(parent, pid, 3)
+        facts_ = program(pid, *argv, ppid=parent, lead=leads, out=f"pipe:[{pid}]", names=("CLAUDECODE",))
+        assert tracker.execed(pid, facts_, 4) is None
+        assert tracker.started_inside(1, facts_, [program(parent, "python3", "x.py")]) is None
+        assert tracker.call_of(pid) == 1
+        parent = pid
