@@ -112,19 +112,22 @@ def enable_controllers(cgroup: Path, top: Path) -> None:
             write(step, "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(wanted)))
 
 
-def limit(cgroup: Path, limits: Limits, before: Limits | None = None) -> None:
-    """Give a leaf its limits; ``before`` is what it has (None: a new leaf), so that only changes are written.
+def limit(cgroup: Path, limits: Limits, before: Limits | None = None, new: bool = True) -> None:
+    """Give a leaf its limits; ``before`` is what it has, so that only changes are written.
+
+    ``before`` is None for one that has none, as a new cgroup has; where it is not ``new`` nobody knows, and all are written.
 
     When limits rise, the kernel's backstop rises first: the other order would have a moment in which
     the call is allowed more than what kills it.
     """
-    old, new = _spelled(before) if before else _NEW_LEAF, _spelled(limits)
+    old = _spelled(before) if before else _NEW_LEAF if new else {}
+    wanted = _spelled(limits)
     rising = before is not None and limits.memory_max_bytes > before.memory_max_bytes
-    for name in sorted(new, key=lambda name: (name == "memory.max") != rising):
-        if new[name] != old.get(name):
+    for name in sorted(wanted, key=lambda name: (name == "memory.max") != rising):
+        if wanted[name] != old.get(name):
             # No swap files where the kernel was built or booted without swap.
             with contextlib.suppress(CgroupError) if name == "memory.swap.max" else contextlib.nullcontext():
-                write(cgroup, name, new[name])
+                write(cgroup, name, wanted[name])
 
 
 _NEW_LEAF = {"memory.swap.max": MAX, "pids.max": MAX, "cpu.weight": "100", "cpu.max": MAX}

@@ -24,6 +24,7 @@ RATES_IN_FORCE = Rates(slice_ns=5 * _MS, credit_ns=30 * _MS, hold_ns=20 * _MS, s
 _NEEDED = ("scx_bpf_dsq_insert_vtime", "scx_bpf_task_set_slice", "scx_bpf_dsq_peek", "bpf_task_work_schedule_resume")
 """Kernel functions, by the release that brought them: 6.13, 6.19, 6.19, 7.0."""
 _OPS = "agentcgroup"
+_MOST_LISTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,19 @@ def read_figures(figures_id: int) -> Figures:
 
 
 def give(pid: int) -> None:
-    """Hand a process to the scheduler, all its threads; its children follow it.  One that is gone is no error."""
-    with contextlib.suppress(OSError):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            os.sched_setscheduler(int(thread.name), SCHED_EXT, os.sched_param(0))
+    """Hand a process to the scheduler, all its threads; what they start follows them.  One that is gone is no error.
+
+    A thread may end while the others are looked at, and one that was not given yet may start another meanwhile: they are listed again
+    until there are no new ones.
+    """
+    given: set[int] = set()
+    for _ in range(_MOST_LISTS):
+        with contextlib.suppress(OSError):
+            threads = {int(thread.name) for thread in Path(f"/proc/{pid}/task").iterdir()} - given
+            for thread in threads:
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setscheduler(thread, SCHED_EXT, os.sched_param(0))
+            given |= threads
+            if threads:
+                continue
+        return

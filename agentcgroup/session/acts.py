@@ -12,7 +12,6 @@ from agentcgroup import control_events as ctl
 from agentcgroup.command import key
 from agentcgroup.enforce import kernel_release
 from agentcgroup.model import CallRecord, Deed, Limits
-from agentcgroup.session.layout import Layout
 from agentcgroup.session.live import Live
 from agentcgroup.session.share import Share
 from agentcgroup.session.voice import stop_call, tell_call
@@ -31,10 +30,8 @@ class Acts:
 
     share: Share
 
-    def __init__(
-        self, layout: Layout, log: Callable[[str], None], note: Callable[[CallRecord, Deed], None], began: float
-    ) -> None:
-        self._layout, self._log, self._note, self._began = layout, log, note, began
+    def __init__(self, log: Callable[[str], None], note: Callable[[CallRecord, Deed], None], began: float) -> None:
+        self._log, self._note, self._began = log, note, began
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping: set[int] = set()
         self._peaks: dict[str, int] = {}
@@ -73,7 +70,7 @@ class Acts:
             if lower and kernel_release() < _LIMITS_WITHOUT_RECLAIM:
                 self.spawn(_limit_beside(live.leaf, limits, before))
             else:
-                cgroup.limit(live.leaf, limits, before or self._layout.given(live.leaf))
+                cgroup.limit(live.leaf, limits, before or live.given, live.new)
             live.limits = limits
             (self.share.announced if before else self.share.began)(live, self._announced(live))
         except cgroup.CgroupError as error:

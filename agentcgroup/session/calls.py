@@ -63,7 +63,7 @@ class Calls:
         self._policy, self._budget, self._source = policy, budget, source
         self._layout, self._tracker, self._watcher = layout, tracker, watcher
         self._log, self._began, self._recorder = log, began, recorder
-        self._acts = Acts(layout, log, note, began)
+        self._acts = Acts(log, note, began)
         self._controller = Controller(policy, budget)
         # Agents repeat themselves: nearly all recorded runs have the same command three times in a row.
         self._class_of = remembered(partial(classify, policy, budget))
@@ -85,6 +85,7 @@ class Calls:
             session, layout.tools, enforcer, policy.host, source, self._live, self._acts.deed, self._no_room, start_host, log
         )
         self.placement.placed = self.share.adopt
+        self.placement.lost = self._leaf_lost
         self.is_the_agent: Callable[[int], bool] = lambda call: False
         """Looks once more, before a call is stopped, whether it is the agent's runtime; then it is treated as that."""
         self._acts.share = self.share
@@ -133,8 +134,7 @@ class Calls:
         self._earlier[root] = began_s
         self._live[call] = live
         self.records.append(live.record)
-        self._source.watch_call(leaf)
-        self.placement.restore(live, leaf)
+        self.placement.restore(live, self._layout.adopt_leaf(leaf))
         kind = facts.get("kind")
         self._new[call] = kind if kind in ("own", "helper") else "tool"
 
@@ -417,11 +417,15 @@ class Calls:
             return None
         try:
             leaf = self._layout.take_leaf(call)
-            self._source.forget(cgroup.number(leaf))
         except cgroup.CgroupError:  # the container is gone
             return None
-        self._layout.given(leaf)
-        return leaf
+        self._source.forget(leaf.number)
+        return leaf.path
+
+    def _leaf_lost(self, live: Live) -> None:
+        """Somebody removed the leaf of a call: what watched it watches nothing any more."""
+        self._forget(live)
+        self.share.ended(live)  # it begins anew with its next leaf
 
     def _forget(self, live: Live) -> None:
         while live.handles:

@@ -8,7 +8,9 @@ at the moment it is empty, and with it the figures of the call that ended last.
 """
 
 import contextlib
+import errno
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agentcgroup import cgroup, systemd
@@ -24,6 +26,21 @@ _SPARES = 3
 """Leaves that are kept ready: agents run a few calls at once at most."""
 
 
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """The cgroup of one call.
+
+    Its ``number`` is the kernel's id of it, which is given out once: a leaf that was removed and made again has the same path and
+    another number, and nothing that was written to the first one.  ``given``: the limits that were written to it; None: none
+    by us.  ``new``: nobody else has written any either.
+    """
+
+    path: Path
+    number: int
+    given: Limits | None = None
+    new: bool = True
+
+
 class Layout:
     """The cgroups of one session."""
 
@@ -35,9 +52,7 @@ class Layout:
         self.agent = self.top / AGENT
         self.tools = self.top / TOOLS
         self._keeper = self.top / KEEPER
-        self._spares: set[Path] = set()
-        self._given: dict[int, Limits] = {}
-        """What leaves were made with, by the id of the cgroup: one of the same name that was made later has no limits."""
+        self._spares: dict[Path, Leaf] = {}
 
     def create(self, stub: int, keeper: int, budget: Budget, priority: Priority, cpu_weight: int, agent_cpu_weight: int) -> None:
         """Make the session's cgroups and move ``stub`` into the agent domain; it must not have run yet.
@@ -103,37 +118,38 @@ class Layout:
         cgroup.write(self.tools, "memory.max", budget.tools_max)
         cgroup.write(self.tools, "cpu.weight", _TOOLS_CPU_WEIGHT)
 
-    def take_leaf(self, call: int) -> Path:
+    def take_leaf(self, call: int) -> Leaf:
         """A leaf for a call: a spare one if there is one of its number, else a new one."""
-        leaf = leaf_of(self.top, call)
-        if leaf in self._spares:
-            self._spares.remove(leaf)
-        else:
-            self._make(leaf)
-        return leaf
+        path = leaf_of(self.top, call)
+        spare = self._spares.pop(path, None)
+        if spare is not None:
+            with contextlib.suppress(cgroup.CgroupError):
+                if cgroup.number(path) == spare.number:
+                    return spare
+            self._source.forget(spare.number)  # somebody removed it
+        return self._make(path)
 
-    def renew_leaf(self, leaf: Path) -> Path:
-        """Make a leaf again that is gone."""
-        self._make(leaf)
-        return leaf
+    def adopt_leaf(self, path: Path) -> Leaf:
+        """The leaf of a call that an earlier governor had."""
+        self._source.watch_call(path)
+        return Leaf(path, cgroup.number(path), new=False)
 
-    def given(self, leaf: Path) -> Limits | None:
-        """The limits that a leaf was made with; None for one that was made in haste."""
-        return self._given.pop(cgroup.number(leaf), None)
+    def lost(self, number: int) -> None:
+        """Somebody removed the leaf of this number while a call had it."""
+        self._source.forget(number)
 
     def prepare(self, next_call: int, limits: Limits) -> None:
         """Have the leaves of the next calls ready, so that making them is not on those calls' way."""
         wanted = {leaf_of(self.top, call) for call in range(next_call, next_call + _SPARES)}
-        for leaf in self._spares - wanted:
-            self._drop(leaf)
-        for leaf in wanted - self._spares:
-            if leaf.exists():
+        for path in self._spares.keys() - wanted:
+            self.drop(self._spares.pop(path))
+        for path in wanted - self._spares.keys():
+            if path.exists():
                 continue  # an earlier daemon's, not yet looked at
             with contextlib.suppress(cgroup.CgroupError):
-                self._make(leaf)
-                cgroup.limit(leaf, limits)
-                self._given[cgroup.number(leaf)] = limits
-                self._spares.add(leaf)
+                leaf = self._make(path)
+                cgroup.limit(path, limits)
+                self._spares[path] = replace(leaf, given=limits)
 
     def give_back(self, leaf: Path) -> None:
         """Remove a leaf that kept the record of its call for the next daemon, when that will not be told of the call again."""
@@ -145,23 +161,26 @@ class Layout:
 
     def drop_spares(self) -> None:
         """Remove the leaves that were kept ready."""
-        for leaf in list(self._spares):
-            self._drop(leaf)
+        while self._spares:
+            self.drop(self._spares.popitem()[1])
 
-    def _drop(self, leaf: Path) -> None:
-        self._spares.discard(leaf)
-        with contextlib.suppress(cgroup.CgroupError):
-            self._given.pop(cgroup.number(leaf), None)
-            self._source.forget(cgroup.number(leaf))
-        cgroup.remove(leaf)
+    def drop(self, leaf: Leaf) -> None:
+        """Remove a leaf that no call has."""
+        self._source.forget(leaf.number)
+        cgroup.remove(leaf.path)
 
-    def _make(self, leaf: Path) -> None:
-        if not leaf.exists():
-            cgroup.create(leaf)
-            self._given.pop(cgroup.number(leaf), None)
-            self._source.watch_call(leaf)
+    def _make(self, path: Path) -> Leaf:
+        new = True
+        try:
+            cgroup.create(path)
+        except cgroup.CgroupError as error:
+            if error.errno != errno.EEXIST:
+                raise
+            new = False
+        self._source.watch_call(path)
         # A command is several processes: half of it killed is of no use to anyone.
-        cgroup.write(leaf, "memory.oom.group", 1)
+        cgroup.write(path, "memory.oom.group", 1)
+        return Leaf(path, cgroup.number(path), new=new)
 
 
 def _protected(budget: Budget, priority: Priority) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agentcgroup import cgroup, process
 from agentcgroup.model import CallRecord, Limits
-from agentcgroup.session.layout import Layout
+from agentcgroup.session.layout import Layout, Leaf
 from agentcgroup.tracker import Join, Tracker
 
 
@@ -27,7 +27,9 @@ class Waiting:
 
 @dataclass(slots=True)
 class Live:
-    """``settled_ns`` is when a process of it was moved last; ``misplaced`` counts those that may have to be.
+    """What is known of its leaf (``cgroup_id``, ``given``, ``new``: see ``Leaf``; ``limits``, ``counts``, ``handles``) ends with that leaf.
+
+    ``settled_ns`` is when a process of it was moved last; ``misplaced`` counts those that may have to be.
 
     ``loose`` is how much of its memory was page cache when that was looked at last; at ``ask_at`` bytes it is to ask
     for more, and ``told`` is what the host process was told last that it had; ``announced`` is what it is known to need.  ``held``: an operator froze it.
@@ -36,6 +38,8 @@ class Live:
     record: CallRecord
     leaf: Path | None = None
     cgroup_id: int = 0
+    given: Limits | None = None
+    new: bool = True
     settled_ns: int = 0
     misplaced: int = 0
     handles: list[int | None] = field(default_factory=list)
@@ -66,6 +70,8 @@ class Placement:
         self._by_cgroup: dict[int, int] = {}
         self.placed: Callable[[Path, int], None] = lambda leaf, pid: None
         """Told of every process that was put into a leaf."""
+        self.lost: Callable[[Live], None] = lambda live: None
+        """Told of every call whose leaf somebody removed, before that is forgotten."""
         self.bare: list[Live] = []
         """Calls whose leaf is new, and has no watches yet."""
 
@@ -126,27 +132,42 @@ class Placement:
         return placed
 
     def _move(self, live: Live, pid: int) -> bool:
-        call = live.record.call
-        leaf = live.leaf or self._layout.take_leaf(call)
-        try:
-            placed = cgroup.add(leaf, pid)
-        except cgroup.CgroupError as error:
-            if error.errno not in (errno.ENOENT, errno.ENODEV):
-                raise
+        if live.leaf is not None:
+            try:
+                return cgroup.add(live.leaf, pid)
+            except cgroup.CgroupError as error:
+                if error.errno not in (errno.ENOENT, errno.ENODEV):
+                    raise
             # Somebody removed it while it was empty.
-            self.gone(live)
-            live.leaf = live.limits = None
-            placed = cgroup.add(self._layout.renew_leaf(leaf), pid)
-        if live.leaf is None and placed:
+            self._lose(live)
+        return self._move_to_new(live, pid)
+
+    def _move_to_new(self, live: Live, pid: int) -> bool:
+        """Put the first process that is there into a leaf that is the call's from then on."""
+        leaf = self._layout.take_leaf(live.record.call)
+        placed = False
+        try:
+            placed = cgroup.add(leaf.path, pid)
+        finally:
+            if not placed:
+                self._layout.drop(leaf)
+        if placed:
             self.restore(live, leaf)
-        elif live.leaf is None:
-            cgroup.remove(leaf)
         return placed
 
-    def restore(self, live: Live, leaf: Path) -> None:
+    def _lose(self, live: Live) -> None:
+        """The call's leaf is gone, and with it all that was written to it and counted there."""
+        self._layout.lost(live.cgroup_id)
+        self.lost(live)
+        self.gone(live)
+        live.leaf, live.limits = None, None
+        live.counts.clear()
+        live.loose = live.told = live.ask_at = 0
+
+    def restore(self, live: Live, leaf: Leaf) -> None:
         """This is the call's leaf; its processes are in it."""
-        live.leaf, live.record.leaf = leaf, leaf.name
-        live.cgroup_id = cgroup.number(leaf)
+        live.leaf, live.record.leaf = leaf.path, leaf.path.name
+        live.cgroup_id, live.given, live.new = leaf.number, leaf.given, leaf.new
         self._by_cgroup[live.cgroup_id] = live.record.call
         self.bare.append(live)
 

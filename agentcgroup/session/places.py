@@ -25,6 +25,7 @@ AGENT = "agent"
 TOOLS = "tools"
 KEEPER = "keeper"
 _LEAF = "tool-"
+_LEAF_NAME = re.compile(_LEAF + "[1-9][0-9]{0,8}", re.A)
 PLAN = "plan.json"
 """In the folder of a session that the daemon runs: what the next daemon needs."""
 CONTAINER = "cgroup"
@@ -55,8 +56,12 @@ def leaf_of(top: Path, call: int) -> Path:
 
 
 def leaves_in(top: Path) -> dict[int, Path]:
-    """The cgroups of calls that there are, ended ones and those that are kept ready included."""
-    return {int(leaf.name.removeprefix(_LEAF)): leaf for leaf in (top / TOOLS).glob(_LEAF + "*")}
+    """The cgroups of calls that there are, ended ones and those that are kept ready included; other folders are nobody's."""
+    found = {}
+    for leaf in (top / TOOLS).glob(_LEAF + "*"):
+        if _LEAF_NAME.fullmatch(leaf.name):
+            found[int(leaf.name.removeprefix(_LEAF))] = leaf
+    return found
 
 
 def name_of(path: Path) -> str | None:
@@ -195,19 +200,20 @@ def _clean_stale(folder: Path, end: bool = False) -> Cleaned | None:
 
 
 def let_go(place: Path) -> None:
-    """Whatever waits below a session goes on: no brake, no freeze; its limits stay."""
-    _write_below(place, {"cgroup.freeze": "0", "cpu.max": cgroup.MAX})
+    """Whatever waits in a session goes on: no brake, no freeze; its limits stay."""
+    _write_ours(place, {"cgroup.freeze": "0", "cpu.max": cgroup.MAX})
 
 
 def lift(place: Path) -> None:
-    """Take back every brake, freeze and limit below a session; its own budget stays."""
+    """Take back every brake, freeze and limit in a session; its own budget stays."""
     let_go(place)
-    _write_below(place, {"memory.high": cgroup.MAX, "memory.max": cgroup.MAX})
+    _write_ours(place, {"memory.high": cgroup.MAX, "memory.max": cgroup.MAX})
 
 
-def _write_below(place: Path, values: dict[str, str]) -> None:
-    for part in cgroup.subtree(place):
-        for name, value in values.items() if part != place else ():
+def _write_ours(place: Path, values: dict[str, str]) -> None:
+    """Write to the cgroups that we made in a session; what its programs made below or beside them has limits of its own."""
+    for part in (place / AGENT, place / TOOLS, *leaves_in(place).values()):
+        for name, value in values.items():
             with contextlib.suppress(cgroup.CgroupError):
                 cgroup.write(part, name, value)
 

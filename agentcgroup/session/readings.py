@@ -22,7 +22,7 @@ class Readings:
     def watch(self, live: Live, leaf: Path, memory: bool) -> None:
         """Watch a call's leaf for processes that were refused and, where nothing else tells of it, for its memory."""
         call = live.record.call
-        live.handles = [self._watcher.file(leaf / "pids.events", lambda text: self._pids_event(call, text))]
+        live.handles.append(self._watcher.file(leaf / "pids.events", lambda text: self._pids_event(call, text)))
         if memory:
             live.handles.append(self._watcher.file(leaf / "memory.events.local", lambda text: self._memory_event(call, text)))
 
