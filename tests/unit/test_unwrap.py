@@ -39,6 +39,31 @@ def test_the_command_that_the_model_wrote_is_found(argv: list[str], command: str
     assert unwrap(argv).command == command
 
 
+SHIPPED = tuple(pattern for agent in POLICY.agents for pattern in agent.unwrap)
+
+
+@pytest.mark.parametrize("command", ["ls -la", "echo a | sort; python3 -c 'print(1)'", "cat <<'END'\nit's here\nEND\ngit log"])
+def test_the_shipped_policy_takes_off_what_claude_code_and_codex_put_around_a_command(command: str) -> None:
+    quoted = "'" + command.replace("'", "'\"'\"'") + "'"
+    settings = "{ \\builtin unalias -- 'which'; \\builtin unset -f -- 'which'; } >/dev/null 2>&1 || true"
+    opened = "" if "<<" in command else " < /dev/null"
+    claude = bash(f"source /h/s.sh 2>/dev/null || true && {settings} && eval {quoted}{opened} && pwd -P >| /tmp/claude-1a2b-cwd")
+    variables = "\n".join(
+        f'if [ -n "${{SET_{number}}}" ]; then export V{number}="$O{number}"; else unset V{number}; fi' for number in range(99)
+    )
+    codex = [
+        "/proc/self/exe",
+        "--run-as-process-setup",
+        "5",
+        "",
+        "/w",
+        "/bin/bash",
+        *bash(f"{variables}\n\nexec '/bin/bash' -c {quoted}"),
+    ]
+    wanted = unwrap(bash(command)).command
+    assert (unwrap(claude, SHIPPED).command, unwrap(codex, SHIPPED).command) == (wanted, wanted)
+
+
 def test_a_policy_says_what_an_agent_puts_around_a_command() -> None:
     found = unwrap(bash("x" * 38_000 + "\nrun<<pytest -x>>"), [r"run<<(?P<command>.*)>>\Z"])
     assert (found.command, found.steps[-1]) == ("pytest -x", "a pattern of the policy")
