@@ -320,10 +320,11 @@ def display(argv: Sequence[str], width: int = 60) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Unwrapped:
-    """The command as the model wrote it, and how it was found, step by step."""
+    """The command as the model wrote it, as it is shown and (``argv``) as it is classed; how it was found, step by step."""
 
     command: str
     steps: tuple[str, ...] = ()
+    argv: tuple[str, ...] = ()
 
 
 _MATCHED = 4096
@@ -368,7 +369,7 @@ def unwrap(argv: Sequence[str], patterns: Sequence[str] = ()) -> Unwrapped:
         steps = []
     text = shell_text(words)
     if text is None:
-        return Unwrapped(clean(shlex.join(list(argv)[:200]), _LONGEST_SHOWN), tuple(steps))
+        return Unwrapped(clean(shlex.join(list(argv)[:200]), _LONGEST_SHOWN), tuple(steps), tuple(argv))
     steps.append(f"the text of {program(words)} -c")
     for pattern in patterns:
         if (found := re.search(pattern, text if len(text) <= 2 * _MATCHED else text[-_MATCHED:])) and found["command"]:
@@ -382,7 +383,7 @@ def unwrap(argv: Sequence[str], patterns: Sequence[str] = ()) -> Unwrapped:
             break
         text, step = taken
         steps.append(step)
-    return Unwrapped(clean(text, _LONGEST_SHOWN), tuple(steps))
+    return Unwrapped(clean(text, _LONGEST_SHOWN), tuple(steps), ("sh", "-c", text))
 
 
 def _taken_off(text: str, cost: Cost) -> tuple[str, str] | None:

@@ -31,9 +31,9 @@ def explain(
         raise AgentCgroupError("bad hint", "; ".join(complaints), "for example --hint memory:high")
     policy = load_policy(policy_file)
     budget = session_budget(policy, memory)
-    granted = classify(policy, budget, argv)
     found = unwrap(argv, tuple(pattern for agent in policy.agents for pattern in agent.unwrap))
-    classes = [(words, classify(policy, budget, words)) for words in simple_commands(argv)]
+    granted = classify(policy, budget, found.argv)
+    classes = [(words, classify(policy, budget, words)) for words in simple_commands(found.argv)]
     limits = apply_hint(policy, budget, granted, hint)
     none = "none"
     rows = {

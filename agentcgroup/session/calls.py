@@ -68,7 +68,7 @@ class Calls:
         # Agents repeat themselves: nearly all recorded runs have the same command three times in a row.
         self._class_of = remembered(partial(classify, policy, budget))
         patterns = tuple(pattern for agent in policy.agents for pattern in agent.unwrap)
-        self._command_of = remembered(lambda argv: unwrap(argv, patterns).command)
+        self._unwrapped = remembered(lambda argv: unwrap(argv, patterns))
         self._live: dict[int, Live] = {}
         self.placement = Placement(self._live, layout, tracker, source.sees_inside, _VICTIM_SCORE[priority], log)
         self._timer: asyncio.TimerHandle | None = None
@@ -177,7 +177,9 @@ class Calls:
 
     def _classify(self, live: Live, kind: Kind) -> CommandClass:
         record = live.record
-        granted = self._class_of(record.argv, kind)
+        found = self._unwrapped(record.argv)
+        granted = self._class_of(found.argv, kind)
+        record.command = found.command
         record.kind, record.class_name, record.rule = granted.kind, granted.name, granted.rule
         record.expected_bytes = granted.expected_bytes
         return granted

@@ -62,6 +62,9 @@ def test_the_shipped_policy_takes_off_what_claude_code_and_codex_put_around_a_co
     ]
     wanted = unwrap(bash(command)).command
     assert (unwrap(claude, SHIPPED).command, unwrap(codex, SHIPPED).command) == (wanted, wanted)
+    # What it is classed by is the text itself, lines and all.
+    classes = {classify(POLICY, BUDGET, unwrap(argv, SHIPPED).argv).name for argv in (bash(command), claude, codex)}
+    assert classes == {classify(POLICY, BUDGET, bash(command)).name}
 
 
 def test_a_policy_says_what_an_agent_puts_around_a_command() -> None:
