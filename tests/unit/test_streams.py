@@ -38,12 +38,16 @@ def told(stderr: int, data: bytes = b"text\n", patience_s: float = 0.3) -> bool:
 
 
 def fill(descriptor: int) -> None:
-    """Fill it up to the last byte that fits."""
+    """Fill it up to the last byte that fits; a terminal passes on what it has a moment later, and takes more then."""
     os.set_blocking(descriptor, False)
-    for size in (4096, 1):
-        with contextlib.suppress(BlockingIOError):
-            while os.write(descriptor, b"x" * size):
-                pass
+    refused = 0
+    while refused < 20:
+        try:
+            while os.write(descriptor, b"x" * (4096 if not refused else 1)):
+                refused = 0
+        except BlockingIOError:
+            refused += 1
+            time.sleep(0.01)
     os.set_blocking(descriptor, True)
 
 
