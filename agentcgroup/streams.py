@@ -42,6 +42,7 @@ _LOCAL = frozenset(
         "vfat",
     }
 )
+_DEVICES = frozenset({"devtmpfs", "devpts", "tmpfs"})
 _TERMINAL = re.compile(r"/dev/(pts/\d+|tty\w*|console)( \(deleted\))?")
 _libc = ctypes.CDLL(None, use_errno=True)
 _given_up: set[asyncio.Task[None]] = set()
@@ -109,8 +110,8 @@ def _write_now(kind: str, taken: int, data: bytes) -> bool:
         if kind == "socket":
             with socket.socket(fileno=os.dup(taken)) as duplicate:
                 return duplicate.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) > 0
-        if kind == "file" and not stat.S_ISFIFO(os.fstat(taken).st_mode):
-            return os.write(taken, data) > 0
+        if kind == "file" and not stat.S_ISFIFO(mode := os.fstat(taken).st_mode):
+            return stat.S_ISREG(mode) and os.write(taken, data) > 0
         again = os.open(f"/proc/self/fd/{taken}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         try:
             return os.write(again, data) > 0
@@ -125,25 +126,27 @@ def _kind(one: Stream) -> str:
         return "pipe"
     if one.leads_to.startswith("socket:"):
         return "socket"
-    if one.leads_to == DISCARDED:
-        return "file"
-    if _TERMINAL.fullmatch(one.leads_to):
-        return "terminal"
+    # A name alone says little: in a mount namespace of its own, anything can be mounted there.
+    if one.leads_to == DISCARDED or _TERMINAL.fullmatch(one.leads_to):
+        return "device" if _file_system(one) in _DEVICES else "other"
     return "file" if _is_local_file(one) else "other"
 
 
 def _is_local_file(one: Stream) -> bool:
-    """Whether a descriptor is a file (a FIFO included) on a file system that answers by itself."""
-    if one.leads_to.startswith("/dev/"):
-        return False
+    """Whether a descriptor is on a file system that answers by itself."""
+    return not one.leads_to.startswith("/dev/") and _file_system(one) in _LOCAL
+
+
+def _file_system(one: Stream) -> str:
+    """The kind of file system that a descriptor is on, as its process's mounts say; empty where they don't."""
     try:
         with open(f"/proc/{one.pid}/fdinfo/{one.number}", "rb") as opened:
             mount = next((line.split()[1] for line in opened if line.startswith(b"mnt_id:")), b"")
         with open(f"/proc/{one.pid}/mountinfo", "rb") as opened:
             words = next((line.split() for line in opened if line.split(None, 1)[0] == mount), [])
-        return words[words.index(b"-") + 1].decode(errors="replace") in _LOCAL
+        return words[words.index(b"-") + 1].decode(errors="replace")
     except (OSError, ValueError, IndexError):
-        return False
+        return ""
 
 
 def _flags(pid: int, number: str) -> int:
