@@ -8,6 +8,7 @@ import ctypes
 import errno
 import os
 import signal
+import time
 from dataclasses import dataclass
 
 from agentcgroup.hints import VARIABLE
@@ -111,6 +112,15 @@ def parent(pid: int) -> int | None:
     """The parent's pid."""
     status = _slurp(f"/proc/{pid}/stat")
     return int(status[status.rindex(b")") + 2 :].split()[1]) if status else None
+
+
+def started_s(pid: int) -> float | None:
+    """When a process was born (CLOCK_MONOTONIC, seconds, to a hundredth); None when it is gone."""
+    status = _slurp(f"/proc/{pid}/stat")
+    if not status:
+        return None
+    since_boot_s = int(status[status.rindex(b")") + 2 :].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return since_boot_s - (time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic())
 
 
 def command_line(pid: int) -> tuple[str, ...]:

@@ -209,10 +209,11 @@ class Tracker:
                 self._decide_one_again(call, unsure)
 
     def _decide_one_again(self, call: int, unsure: _Unsure) -> None:
-        verdict = Verdict(*whose(unsure.parent.habits.known(), unsure.shape), sure=False)
+        known = unsure.parent.habits.known()
+        verdict = Verdict(*whose(known, unsure.shape), sure=False)
         if verdict.role != unsure.verdict.role:
             self.decided_again.append((call, verdict))
-            if verdict.role == "tool" and verdict.why.startswith("has "):
+            if (known.named or known.variables) & unsure.shape.names:
                 self._candidates.pop(call, None)
         unsure.verdict = verdict
 

@@ -92,10 +92,10 @@ class Acts:
             self._peaks[key(record.command)] = record.memory_peak_bytes or 0
 
     async def _deliver(
-        self, way: Callable[[int, Path | None, ctl.Notice], Awaitable[bool]], live: Live, notice: ctl.Notice
+        self, way: Callable[[int, Path | None, float, ctl.Notice], Awaitable[bool]], live: Live, notice: ctl.Notice
     ) -> None:
         """Tell or stop a call; say so in the log where nobody could be told."""
-        if not await way(live.record.pid, live.leaf, notice):
+        if not await way(live.record.pid, live.leaf, self._began + live.record.started_s, notice):
             self._log(f"call {live.record.call}: nobody could be told: {notice.reason}")
 
     async def _stop(self, live: Live, notice: ctl.Notice) -> None:

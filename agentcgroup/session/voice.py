@@ -18,17 +18,22 @@ from agentcgroup.feedback import FORMAT_VARIABLE, render
 
 PATIENCE_S = 0.5
 """For all processes of a call together: the agent may be slow to read, or not read at all."""
+_TICK_S = 0.02
+"""The kernel tells when a process started in hundredths of a second."""
 _MOST_ASKED = 64
 """Processes of a call whose streams are looked at."""
 
 
-async def tell_call(root: int, leaf: Path | None, notice: Notice) -> bool:
-    """Write a notice to a call's stderr: its root's, or that of any process left in its leaf."""
+async def tell_call(root: int, leaf: Path | None, began_s: float, notice: Notice) -> bool:
+    """Write a notice to a call's stderr: its root's, or that of any process left in its leaf.
+
+    ``began_s``: when the call began (CLOCK_MONOTONIC); where it has no leaf, a younger process that has the root's number is another.
+    """
     deadline = time.monotonic() + PATIENCE_S
     for one in _voices(root, leaf, discarded_too=not notice.stopped):
         if time.monotonic() > deadline:
             break
-        with _held(one.pid, leaf) as pidfd:
+        with _held(one.pid, leaf, began_s) as pidfd:
             if pidfd is None:
                 continue
             text = render(notice, process.variables(one.pid, FORMAT_VARIABLE).get(FORMAT_VARIABLE) == "json")
@@ -37,49 +42,54 @@ async def tell_call(root: int, leaf: Path | None, notice: Notice) -> bool:
     return False
 
 
-async def stop_call(root: int, leaf: Path | None, notice: Notice) -> bool:
+async def stop_call(root: int, leaf: Path | None, began_s: float, notice: Notice) -> bool:
     """Freeze, tell, kill.  Whatever goes wrong in between, the kill comes.  False when nobody could be told.
 
     Frozen first, so that the feedback is there before the agent can see the call's end.  Raises CgroupError where it could not
-    be killed.
+    be frozen or killed; a leaf that is gone has nobody in it.
     """
     if leaf is None:
-        with _held(root, leaf) as pidfd:
-            told = await tell_call(root, leaf, notice)
+        with _held(root, leaf, began_s) as pidfd:
+            told = await tell_call(root, leaf, began_s, notice)
             if pidfd is not None:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         return told
+    not_frozen: cgroup.CgroupError | None = None
     try:
-        # A leaf that can't be frozen is told and killed all the same; the agent may then see the end first.
-        with contextlib.suppress(cgroup.CgroupError):
-            cgroup.freeze(leaf, True)
-        return await tell_call(root, leaf, notice)
-    finally:
         try:
-            cgroup.kill(leaf)
+            cgroup.freeze(leaf, True)
         except cgroup.CgroupError as error:
-            if error.errno not in (errno.ENOENT, errno.ENODEV):  # else it ended by itself
-                raise
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                not_frozen = error  # it is told and killed all the same; the agent may see the end first
+        told = await tell_call(root, leaf, began_s, notice)
+    finally:
+        cgroup.kill(leaf)
+    if not_frozen is not None:
+        raise not_frozen
+    return told
 
 
 @contextlib.contextmanager
-def _held(pid: int, leaf: Path | None) -> Iterator[int | None]:
-    """A pidfd of a process that is in the leaf (where there is one): its number is not another's meanwhile.  None if it is gone."""
+def _held(pid: int, leaf: Path | None, began_s: float) -> Iterator[int | None]:
+    """A pidfd of a process of the call: its number is not another's meanwhile.  None if it is gone, or not of the call."""
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
         yield None
         return
     try:
-        yield pidfd if _belongs(pid, leaf) else None
+        yield pidfd if _belongs(pid, leaf, began_s) else None
     finally:
         os.close(pidfd)
 
 
-def _belongs(pid: int, leaf: Path | None) -> bool:
+def _belongs(pid: int, leaf: Path | None, began_s: float) -> bool:
+    if leaf is None:
+        started_s = process.started_s(pid)
+        return started_s is not None and started_s <= began_s + _TICK_S
     try:
-        return leaf is None or cgroup.of_process(pid).is_relative_to(leaf)
+        return cgroup.of_process(pid).is_relative_to(leaf)
     except ProcessLookupError:
         return False
 

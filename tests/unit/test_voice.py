@@ -1,10 +1,17 @@
 """To whom of a call's processes something is said."""
 
+import asyncio
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
-from agentcgroup.session.voice import _voices
+import pytest
+
+from agentcgroup import cgroup
+from agentcgroup.control_events import Notice
+from agentcgroup.session.voice import _voices, stop_call
 
 
 def leaf_of(folder: Path, *pids: int) -> Path:
@@ -35,3 +42,31 @@ def test_the_root_comes_first_and_one_that_has_ended_is_not_asked(tmp_path: Path
         assert {stream.pid for stream in _voices(2**22 + 5, leaf, True)} == {one.pid, two.pid}
         one.kill()
         two.kill()
+
+
+NOTICE = Notice("memory", True, "default", 100 << 20, 50 << 20)
+
+
+def stop(pid: int, leaf: Path | None, began_s: float) -> bool:
+    return asyncio.run(stop_call(pid, leaf, began_s, NOTICE))
+
+
+def test_a_younger_process_that_has_the_roots_number_is_neither_told_nor_killed() -> None:
+    before_s = time.monotonic() - 60
+    with subprocess.Popen(["sleep", "60"], stderr=subprocess.PIPE) as other:
+        assert not stop(other.pid, None, before_s)
+        assert other.poll() is None
+        assert stop(other.pid, None, time.monotonic())
+        assert other.wait() == -signal.SIGKILL
+        assert other.stderr is not None
+        assert b"this command was stopped" in other.stderr.read()
+
+
+def test_a_call_that_cannot_be_frozen_is_killed_and_that_is_said_and_one_that_is_gone_is_not(tmp_path: Path) -> None:
+    leaf = leaf_of(tmp_path)
+    (leaf / "cgroup.kill").touch()
+    (leaf / "cgroup.freeze").mkdir()  # writing to it fails, and not because the leaf is gone
+    with pytest.raises(cgroup.CgroupError, match=r"cgroup\.freeze"):
+        stop(2**22 + 5, leaf, time.monotonic())
+    assert (leaf / "cgroup.kill").read_text() == "1"
+    assert not stop(2**22 + 5, tmp_path / "gone", time.monotonic())
