@@ -77,12 +77,12 @@ def classify(policy: Policy, budget: Budget, argv: Sequence[str], kind: Kind = "
 
 
 def _matches(policy: Policy, argv: Sequence[str]) -> list[tuple[ClassRule | None, str]]:
-    """The rule of each program of the command; programs that are only glue beside others don't count."""
+    """The rule of each program of the command; what is only glue beside others counts where a class names it."""
     found: list[tuple[ClassRule | None, str]] = []
     for words in simple_commands(argv):
-        if words[0] in _GLUE:
-            continue
         rule, name = _rule_of(policy, tuple(words))
+        if rule is None and words[0] in _GLUE:
+            continue
         found.append((rule, f"classes: {rule.name} (program {name})" if rule else f"default ({name or 'no program'})"))
     return found or [(None, "default (no program)")]
 

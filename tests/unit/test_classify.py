@@ -106,3 +106,10 @@ def test_absolute_limits_and_first_match_win() -> None:
         0.5,
     )
     assert classify(policy, budget, ["x"]).name == "b"
+
+
+@pytest.mark.parametrize("argv", [("sleep", "30"), ("sh", "-c", "exec sleep 30"), ("bash", "-c", "cd /x; sleep 30; echo done")])
+def test_what_is_glue_beside_others_has_its_class_where_the_policy_names_it(argv: tuple[str, ...]) -> None:
+    policy = parse_policy("version: 1\nclasses:\n  - {name: slow, programs: [sleep], limits: {time: 1s}}\n", "p")
+    assert classify(policy, split_budget(policy, 1 << 30), argv).name == "slow"
+    assert classify(POLICY, split_budget(POLICY, 1 << 30), ("bash", "-c", "sleep 1; git status")).name == "git"
