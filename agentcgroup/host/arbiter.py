@@ -237,7 +237,7 @@ def take_over() -> int:
     if not _locked(lock):
         # Its sessions notice at once, and come to us.
         with contextlib.suppress(ValueError, OSError):
-            pid = int(os.pread(lock, 20, 0))
+            pid = _holder(lock)
             if Path(f"/proc/{pid}/comm").read_text().strip() == NAME:
                 os.kill(pid, signal.SIGTERM)
         if not _locked(lock, _GOING_S):
@@ -291,14 +291,23 @@ def _serves() -> bool:
         return channel.connect_ex(str(SOCKET)) == 0
 
 
+def _sign(lock: int) -> None:
+    """Write down in the lock who holds it, instead of who did before: a daemon that begins asks this process to go."""
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, str(os.getpid()).encode(), 0)
+
+
+def _holder(lock: int) -> int:
+    """The process that holds the lock.  Raises ValueError where none has written that."""
+    return int(os.pread(lock, 20, 0))
+
+
 def _be_host(rule: HostRule) -> None:
     """Be the host process, after the one before if that is about to end; at once over if there is one that serves."""
-    with os.fdopen(open_lock(_LOCK), "a+") as lock:
+    with os.fdopen(open_lock(_LOCK), "r+") as lock:
         if not _locked(lock.fileno(), _GOING_S, in_vain=_serves) or daemon_runs():
             return
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        _sign(lock.fileno())
         Path("/proc/self/comm").write_text(NAME)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # its starter is deaf to it
         with contextlib.suppress(OSError):

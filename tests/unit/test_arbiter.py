@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import os
 import socket
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from agentcgroup.host import wire
 from agentcgroup.host.arbiter import Arbiter
 from agentcgroup.policy import HostRule
 from agentcgroup.schedule import events as ev
+from agentcgroup.session.places import open_lock
 
 MIB = 1 << 20
 
@@ -82,3 +84,12 @@ def test_a_host_process_comes_after_one_that_is_about_to_end(tmp_path: Path, mon
         writer.close()
 
     asyncio.run(greet())
+
+
+def test_a_lock_names_who_holds_it_and_nobody_before(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("4194304")
+    lock = open_lock(tmp_path / "lock")
+    host._sign(lock)
+    assert host._holder(lock) == os.getpid()
+    os.close(lock)
+    assert (tmp_path / "lock").read_text() == str(os.getpid())
