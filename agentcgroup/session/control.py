@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentcgroup.errors import AgentCgroupError
 from agentcgroup.model import Priority
-from agentcgroup.session.callers import CALLERS, READ_WITHIN_S, TooMuchError
+from agentcgroup.session.callers import CALLERS, READ_WITHIN_S
 
 CONTROL_SOCKET = "control.sock"
 _LONGEST_REQUEST = 4096
@@ -85,10 +85,11 @@ async def listen(
                     line = await asyncio.wait_for(reader.readline(), READ_WITHIN_S)
                     await CALLERS.turn(uid)
                     await CALLERS.answer(writer, uid, _answer(line, pid, uid))
-            except TooMuchError as error:
-                writer.write(_line({"error": str(error)}))
-            except (ValueError, TimeoutError, ConnectionError):
-                writer.transport.abort()  # a line without end, or nobody who speaks or listens
+            except (ValueError, TimeoutError) as error:  # too much of it, a line without end, or nobody who speaks
+                if not writer.is_closing():
+                    writer.write(_line({"error": str(error) or type(error).__name__}))
+            except ConnectionError:
+                writer.transport.abort()
 
     def _answer(line: bytes, pid: int, uid: int) -> bytes:
         try:

@@ -114,6 +114,14 @@ def test_who_asks_too_often_waits_alone() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("line", [b"x" * 9000, b"\xff\n", b"{}\n"])
+def test_what_is_no_request_is_answered_with_why(tmp_path: Path, line: bytes) -> None:
+    async def work(place: str) -> None:
+        assert "error" in json.loads(await ask(place, line))
+
+    assert served(tmp_path, work, dict) == []
+
+
 def test_an_unreadable_status_is_said_and_the_socket_goes_on(tmp_path: Path) -> None:
     def broken() -> dict[str, Any]:
         raise OverflowError("too large")
