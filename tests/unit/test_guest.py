@@ -1,9 +1,11 @@
 """The scripts for the virtual host: what can be tested without booting one."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from guest import boot, packages
+from guest import boot, packages, results
 
 
 @pytest.mark.parametrize(
@@ -39,3 +41,31 @@ def test_only_what_emulation_broke_is_tried_again() -> None:
     assert boot.lost_race(oops, emulated)
     assert not boot.lost_race(oops, real)
     assert not boot.lost_race("Oops: general protection fault", emulated)
+
+
+def test_what_failed_in_a_guest_can_be_run_again_by_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "tests" / "vm"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    (folder.parent / "__init__.py").touch()
+    (folder / "test_some.py").write_text(
+        "import os, pytest\n"
+        "@pytest.mark.parametrize('way', ['a b', 'x::y'])\n"
+        "def test_slow(way): assert way == 'a b' or 'FIXED' in os.environ\n"
+        "@pytest.fixture\n"
+        "def broken(): assert 'FIXED' in os.environ\n"
+        "def test_set_up(broken): assert True\n"
+        "@pytest.mark.skip\n"
+        "def test_skipped(): assert False\n"
+    )
+
+    def run(report: str, *tests: str, **variables: str) -> int:
+        command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *tests]
+        return subprocess.run(command, cwd=tmp_path, env={"PATH": "/usr/bin:/bin", **variables}, capture_output=True).returncode
+
+    assert run("first.xml", "tests/vm") == 1
+    failed = list(results.failed(tmp_path / "first.xml"))
+    assert failed == ["tests/vm/test_some.py::test_slow[x::y]", "tests/vm/test_some.py::test_set_up"]
+    assert run("second.xml", *failed, FIXED="1") == 0
+    lines = results.flaky(tmp_path / "first.xml", tmp_path / "second.xml")
+    assert [line.split(" (failed after ")[0] for line in lines] == failed
