@@ -101,3 +101,4 @@ class CallRecord:
     hint: Hint = field(default_factory=Hint)
     limits: Limits | None = None
     deeds: list[Deed] = field(default_factory=list)
+    deeds_left_out: int = 0

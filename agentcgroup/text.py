@@ -13,7 +13,8 @@ LONGEST = 500
 LONGEST_LINE = 2000
 """Characters of one line of a log."""
 _MOST_WORDS = 64
-_LONGEST_WORD = 200
+_LONGEST_WORD = 1000
+_LONGEST_ARGV = 4096
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What makes a spreadsheet run a cell; the wide forms, too."""
 
@@ -28,7 +29,9 @@ def clean(text: str | bytes, limit: int = LONGEST) -> str:
     cut = len(text) > seen
     if isinstance(text, bytes):
         text = text[:seen].decode(errors="replace")
-    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text[:seen].split()))
+    line = " ".join(text[:seen].split())
+    if not line.isprintable():
+        line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
     return shorten(line + ("…" if cut else ""), limit)
 
 
@@ -46,8 +49,13 @@ def clean_lines(text: str, limit: int = LONGEST_LINE, most: int = 200) -> str:
 
 def clean_argv(argv: Sequence[str]) -> tuple[str, ...]:
     """The words of a command line as they are kept: the first ones, each cleaned; the last one says how many more there were."""
-    words = [clean(word, _LONGEST_WORD) for word in argv[:_MOST_WORDS]]
-    return (*words, *([f"… {len(argv) - _MOST_WORDS} more"] if len(argv) > _MOST_WORDS else []))
+    words: list[str] = []
+    for word in argv[:_MOST_WORDS]:
+        words.append(clean(word, _LONGEST_WORD))
+        if sum(map(len, words)) > _LONGEST_ARGV:
+            break
+    left = len(argv) - len(words)
+    return (*words, *([f"… {left} more"] if left else []))
 
 
 def clean_data(value: Any, limit: int = LONGEST_LINE) -> Any:

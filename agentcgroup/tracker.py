@@ -15,6 +15,7 @@ from agentcgroup.boundary import AgentProcess, Verdict, carried_signs, first_ver
 from agentcgroup.habits import Habits, Shape, whose
 from agentcgroup.policy import Policy
 from agentcgroup.process import Facts
+from agentcgroup.text import clean_argv
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ class Promoted:
     why: str
 
 
+_WHOLE_COMMAND_LINES = 64
+"""Programs of the agent, the latest ones, whose command lines are kept whole: each may have 64 KB."""
 _MOST_UNSURE = 4096
 """Calls whose kind may be decided again that are remembered; of older ones it stays."""
 
@@ -171,7 +174,7 @@ class Tracker:
         if origin.verdict.agent or verdict.again:
             program.starter, program.habits = origin, origin.habits
         self._agents[pid] = program
-        self.launched.append(program)
+        self._remember(program)
         if verdict.role == "agent":
             origin.successor = pid
             origin.handed_on += 1
@@ -242,7 +245,14 @@ class Tracker:
         for facts in chain:
             program = AgentProcess(facts.pid, facts.argv, facts.sid, verdict, exe=facts.exe, names=facts.names)
             self._agents[facts.pid] = program
-            self.launched.append(program)
+            self._remember(program)
+
+    def _remember(self, program: AgentProcess) -> None:
+        """Keep a program for the summary; of the command lines of earlier ones, what is shown."""
+        self.launched.append(program)
+        if len(self.launched) > _WHOLE_COMMAND_LINES:
+            earlier = self.launched[-1 - _WHOLE_COMMAND_LINES]
+            earlier.argv = clean_argv(earlier.argv)
 
     def is_over(self, call: int) -> None:
         """A call has ended: it can't turn out to be a runtime any more."""

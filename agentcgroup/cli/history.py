@@ -18,11 +18,16 @@ def history(
     since: Annotated[str | None, typer.Option(help="Only calls that began this long ago at most, e.g. 2h or 7d.")] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Only calls that did not exit with 0.")] = False,
     acted_on: Annotated[bool, typer.Option("--acted-on", help="Only calls that something was done to.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All calls, the agent's own and its helpers included.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="The newest ones, so many at most.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="As comma-separated values.")] = False,
 ) -> int:
-    """Tool calls of all sessions, running and ended: how long, how much memory, what was done to them and why."""
+    """Tool calls of all sessions, running and ended: how long, how much memory, what was done to them and why.
+
+    Without --all: the model's calls, and of these, where nothing else is asked for, those that were acted on, failed or were
+    large; how many more there were is said below.  --json and --csv have all.
+    """
     from agentcgroup.history.show import show
     from agentcgroup.history.store import Filter
     from agentcgroup.units import parse_duration
@@ -33,7 +38,12 @@ def history(
         begin = None if since is None else time.time() - parse_duration(since)
     except ValueError as error:
         raise AgentCgroupError("--since refused", str(error), "write 2h or 7d") from None
-    chosen = Filter(session, class_name, command, begin, failed, acted_on, limit)
+    every = every or as_json or as_csv
+    asked_for = bool(class_name or command or failed or acted_on)
+    chosen = Filter(
+        session, class_name, command, begin, failed, acted_on, limit,
+        kind="tool" if asked_for and not every and not acted_on else None, notable=not (asked_for or every),
+    )  # fmt: skip
     return show(chosen, "json" if as_json else "csv" if as_csv else "table")
 
 

@@ -7,6 +7,7 @@ import itertools
 import math
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,16 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from agentcgroup.errors import AgentCgroupError, errno_words
+from agentcgroup.files import write_anew
 from agentcgroup.history import store
 from agentcgroup.history.figures import ClassFigures, Figures, Row, figures, length, stopped
-from agentcgroup.history.show import deed_words
-from agentcgroup.session.report import exit_words, or_dash
+from agentcgroup.notable import deed_words, news, own_words
+from agentcgroup.session.report import exit_words, kind_words, or_dash
 from agentcgroup.units import format_duration, format_size
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 1000, 260, 64, 14, 24
 _COLOURS = ("#3b7dd8", "#e08a1e", "#2c9c69", "#b5489a", "#7b62c9", "#c94f4f", "#4aa3b5", "#8a8f3c", "#777777")
 _MOST_CALLS = 1000
 """Rows of a page's table; the pictures have all."""
+_MOST_MARKS = 2000
 _TICKS = 5
 
 
@@ -70,7 +73,7 @@ def timeline(session: Row, calls: Sequence[Row], samples: Sequence[Row], colours
         "agent": _area([(s["at_s"], s["agent_bytes"]) for s in samples], x, y),
         "cpu": [(x.at(a), x.at(b), c.at(cores)) for a, b, cores in cpu],
         "bands": [_band(call, x, y, agent, colours) for call in calls if call["kind"] == "tool"],
-        "marks": [_mark(call, deed, x) for call in calls for deed in call["deeds"]],
+        "marks": [_mark(call, deed, x) for call in calls for deed in news(call["deeds"])][:_MOST_MARKS],
     }
 
 
@@ -137,7 +140,8 @@ def page(parts: Sequence[tuple[Row, list[Row], list[Row]]], name: str | None) ->
     """The whole page; of one session (with its timeline) where ``name`` is given."""
     found = figures(parts)
     colours = {one.name: _COLOURS[min(number, len(_COLOURS) - 1)] for number, one in enumerate(found.classes)}
-    calls = [call for _, of_session, _ in parts for call in of_session]
+    of_all = [call for _, of_session, _ in parts for call in of_session]
+    calls, own = listed(of_all), Counter(call["command"] for call in of_all if call["kind"] == "own")
     text: str = _template().render(
         name=name,
         found=found,
@@ -148,6 +152,7 @@ def page(parts: Sequence[tuple[Row, list[Row], list[Row]]], name: str | None) ->
         session=parts[0][0] if name else None,
         chart=timeline(*parts[0], colours) if name else None,
         calls=calls[:_MOST_CALLS] if name else [],
+        own=own_words(own),
         more=max(0, len(calls) - _MOST_CALLS) if name else 0,
         sessions=[] if name else [(session, figures([(session, own, seen)])) for session, own, seen in reversed(parts)],
         size={"width": WIDTH, "height": HEIGHT, "left": LEFT, "top": TOP, "bottom": BOTTOM},
@@ -156,13 +161,18 @@ def page(parts: Sequence[tuple[Row, list[Row], list[Row]]], name: str | None) ->
     return text
 
 
+def listed(calls: Sequence[Row]) -> list[Row]:
+    """The calls that get a row each: the model's, helpers, and what of the agent's own was acted on."""
+    return [call for call in calls if call["kind"] != "own" or news(call["deeds"])]
+
+
 @cache
 def _template() -> Any:
     from jinja2 import Environment
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(size=lambda value: or_dash(value, format_size), time=lambda value: or_dash(value, format_duration),
-                               at=_clock, exit=exit_words, deeds=deed_words)  # fmt: skip
+                               at=_clock, exit=exit_words, deeds=lambda call: deed_words(call["deeds"]), kind=kind_words)  # fmt: skip
     return environment.from_string(resources.files("agentcgroup.history").joinpath("page.html.j2").read_text())
 
 
@@ -176,7 +186,7 @@ def write(name: str | None, out: Path | None) -> int:
         text = page(_parts(history, name), name)
     file = out or Path(f"agentcgroup-{name or 'all'}.html")
     try:
-        file.write_text(text, errors="replace")
+        write_anew(file, text.encode(errors="replace"))
     except OSError as error:
         raise AgentCgroupError(f"{file} can't be written", errno_words(error), "give another file with --out") from None
     print(file)

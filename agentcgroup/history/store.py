@@ -4,17 +4,22 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from agentcgroup.errors import AgentCgroupError
+from agentcgroup.notable import LARGE_BYTES, ROUTINE
+from agentcgroup.text import clean, clean_data
 
 FILE = Path("/var/lib/agentcgroup/history.db")
-VERSION = 2
+VERSION = 3
 BUSY_S = 10.0
 """How long one who writes waits for another."""
-MIGRATIONS = {1: "ALTER TABLE sessions ADD COLUMN owner INTEGER NOT NULL DEFAULT 0;"}
+MIGRATIONS = {
+    1: "ALTER TABLE sessions ADD COLUMN owner INTEGER NOT NULL DEFAULT 0;",
+    2: "ALTER TABLE calls ADD COLUMN over INTEGER NOT NULL DEFAULT 0; UPDATE calls SET over = duration_s IS NOT NULL;",
+}
 """What makes the next version of each."""
 SCHEMA = f"""
 BEGIN IMMEDIATE;
@@ -37,7 +42,7 @@ CREATE TABLE calls (
     call INTEGER NOT NULL,
     started_s REAL NOT NULL,     -- since the session's start
     duration_s REAL,
-    kind TEXT NOT NULL,
+    kind TEXT NOT NULL,          -- tool (the model's), own (the agent's), helper (a server of the agent)
     class TEXT NOT NULL,
     command TEXT NOT NULL,
     hint TEXT NOT NULL,
@@ -50,6 +55,7 @@ CREATE TABLE calls (
     waited_s REAL,
     processes INTEGER NOT NULL,
     deeds TEXT NOT NULL,         -- what was done to it: JSON, as in the report
+    over INTEGER NOT NULL DEFAULT 0,  -- 1: these are its last figures; its root may have ended long before (duration_s)
     PRIMARY KEY (session, call)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE samples (
@@ -74,6 +80,10 @@ _CALL_COLUMNS = (
     "call", "started_s", "duration_s", "kind", "class", "command", "hint", "exit_status", "limit_bytes", "peak_bytes", "mean_bytes",
     "cpu_s", "stalled_s", "waited_s", "processes", "deeds",
 )  # fmt: skip
+
+
+_MOST_OWN = 200
+"""Different commands of agents themselves that are looked at for a line about them."""
 
 
 def check_version(connection: sqlite3.Connection, file: Path) -> int:
@@ -115,31 +125,63 @@ class Filter:
     acted_on: bool = False
     limit: int = 50
     owner: int | None = None
+    kind: str | None = None
+    notable: bool = False
+    """Only calls that are worth a line (``agentcgroup.notable``): the model's that were acted on, failed or large, and others that were acted on."""
 
 
-def calls(connection: sqlite3.Connection, chosen: Filter) -> list[dict[str, Any]]:
-    """Tool calls, oldest first, each with the ``name`` of its session and ``started_at`` in seconds since the epoch."""
+_DONE = f"EXISTS (SELECT 1 FROM json_each(calls.deeds) WHERE json_extract(value, '$.what') NOT LIKE '{ROUTINE}%')"
+_NOTABLE = f"({_DONE} OR calls.kind = 'tool' AND (coalesce(calls.exit_status, 0) != 0 OR coalesce(calls.peak_bytes, 0) >= {LARGE_BYTES}))"
+
+
+def _where(chosen: Filter) -> tuple[str, list[Any]]:
     conditions = {
         "sessions.name = ?": chosen.session,
         "calls.class = ?": chosen.name,
         "instr(calls.command, ?)": chosen.text,
         "sessions.id / 1e9 + calls.started_s >= ?": chosen.since,
         "sessions.owner = ?": chosen.owner,
+        "calls.kind = ?": chosen.kind,
     }
     given = {condition: value for condition, value in conditions.items() if value is not None}
     where = [
         *given,
         *(["calls.exit_status != 0"] if chosen.failed else []),
-        *(["calls.deeds != '[]'"] if chosen.acted_on else []),
+        *([_DONE] if chosen.acted_on else []),
+        *([_NOTABLE] if chosen.notable else []),
     ]
+    return f"FROM calls JOIN sessions ON sessions.id = calls.session WHERE {' AND '.join(where) or '1'}", list(given.values())
+
+
+def calls(connection: sqlite3.Connection, chosen: Filter) -> list[dict[str, Any]]:
+    """Calls, oldest first, each with the ``name`` of its session and ``started_at`` in seconds since the epoch."""
     columns = ", ".join(f"calls.{name}" for name in _CALL_COLUMNS)
+    selection, values = _where(chosen)
     rows = connection.execute(
-        f"SELECT sessions.name AS session, sessions.id / 1e9 + calls.started_s AS started_at, {columns}"
-        f" FROM calls JOIN sessions ON sessions.id = calls.session WHERE {' AND '.join(where) or '1'}"
+        f"SELECT sessions.name AS session, sessions.id / 1e9 + calls.started_s AS started_at, {columns} {selection}"
         " ORDER BY started_at DESC LIMIT ?",
-        [*given.values(), chosen.limit],
+        [*values, chosen.limit],
     )
     return [_decoded(row) for row in rows][::-1]
+
+
+def folded(connection: sqlite3.Connection, chosen: Filter) -> dict[str, Any]:
+    """What a filter leaves out that asks for notable calls only: how many of the model's (``well``), the agent's own commands with how
+    often each ran (``own``, the most frequent ones) and in all (``owns``), and ``helpers``.
+    """  # fmt: skip
+    selection, values = _where(replace(chosen, notable=False))
+    rest = f"{selection} AND NOT {_NOTABLE}"
+    counts = dict(connection.execute(f"SELECT calls.kind, count(*) {rest} GROUP BY calls.kind", values).fetchall())
+    own = connection.execute(
+        f"SELECT calls.command, count(*) AS times {rest} AND calls.kind = 'own' GROUP BY calls.command ORDER BY times DESC LIMIT ?",
+        [*values, _MOST_OWN],
+    )
+    return {
+        "well": counts.get("tool", 0),
+        "own": {clean(command): times for command, times in own},
+        "owns": counts.get("own", 0),
+        "helpers": counts.get("helper", 0),
+    }
 
 
 def sessions(connection: sqlite3.Connection, name: str | None = None) -> list[dict[str, Any]]:
@@ -149,7 +191,7 @@ def sessions(connection: sqlite3.Connection, name: str | None = None) -> list[di
 
 
 def calls_of(connection: sqlite3.Connection, session: int) -> list[dict[str, Any]]:
-    """The tool calls of one session, in order."""
+    """The calls of one session, in order, whosever they are."""
     rows = connection.execute(f"SELECT {', '.join(_CALL_COLUMNS)} FROM calls WHERE session = ? ORDER BY call", [session])
     return [_decoded(row) for row in rows]
 
@@ -168,4 +210,6 @@ def totals(connection: sqlite3.Connection) -> dict[tuple[str, str, str], float]:
 
 
 def _decoded(row: sqlite3.Row) -> dict[str, Any]:
-    return {name: json.loads(value) if name in ("deeds", "loops") else value for name, value in dict(row).items()}
+    """A row; its texts cleaned again, for an earlier version may have written them, or another program."""
+    found = {name: json.loads(value) if name in ("deeds", "loops") else value for name, value in dict(row).items()}
+    return {name: clean_data(value) for name, value in found.items()}

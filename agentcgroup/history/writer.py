@@ -179,11 +179,11 @@ def _put(table: str, row: dict[str, Any], connection: sqlite3.Connection) -> Non
 
 
 def _end_call(session: dict[str, Any], row: dict[str, Any], totals: tuple[Total, ...], connection: sqlite3.Connection) -> None:
-    known = "SELECT 1 FROM calls WHERE session = ? AND call = ? AND duration_s IS NOT NULL"
+    known = "SELECT 1 FROM calls WHERE session = ? AND call = ? AND over"
     if connection.execute(known, [session["id"], row["call"]]).fetchone():
         return
     _put("sessions", session, connection)  # one that did nothing for long may be forgotten
-    _put("calls", {"session": session["id"], **row}, connection)
+    _put("calls", {"session": session["id"], **row, "over": 1}, connection)
     for name, label, value in totals:
         connection.execute(
             "INSERT INTO totals VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value",

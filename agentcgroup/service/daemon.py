@@ -37,6 +37,7 @@ from agentcgroup.sources import Source
 from agentcgroup.sources.choice import Choice, open_source
 from agentcgroup.sources.hub import Hub
 from agentcgroup.sources.monitor import Monitor
+from agentcgroup.text import clean_argv
 
 T = TypeVar("T")
 _SPARE_CALLERS = 8
@@ -240,7 +241,7 @@ class Daemon:
         theirs = [served.plan.granted for served in self._served.values() if served.plan.uid == uid]
         granted = admit(self._policy, host_memory(), uid, order, theirs)
         folder, lock = places.claim(order.name)
-        plan = Plan(order.name, uid, granted.priority, granted.memory, tuple(order.argv), order.stub)
+        plan = Plan(order.name, uid, granted.priority, granted.memory, clean_argv(order.argv), order.stub)
         served = self._served[order.name] = Served(plan, folder, lock, self._policy, self._hub.part(), self._words, self._writer)
         return served
 
@@ -261,7 +262,8 @@ def _past(question: Question, uid: int) -> bytes:
     """The calls that a user wants to know of, and may: an answer."""
     conditions = question.model_dump(exclude={"version", "op"})
     with store.reading(FILE) as history:
-        return _line({"calls": store.calls(history, store.Filter(**conditions, owner=uid or None))})
+        chosen = store.Filter(**conditions, owner=uid or None)
+        return _line({"calls": store.calls(history, chosen), "folded": store.folded(history, chosen) if chosen.notable else None})
 
 
 def _line(answer: dict[str, Any]) -> bytes:

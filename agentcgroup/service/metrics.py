@@ -6,13 +6,16 @@ priorities, classes of the policy and fixed words: never a command.
 
 import contextlib
 import ipaddress
+import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 from agentcgroup import __version__
 from agentcgroup.errors import AgentCgroupError, errno_words
 from agentcgroup.history import store
+from agentcgroup.model import Kind
 from agentcgroup.service import status
 from agentcgroup.service.scrape import Server, token
 from agentcgroup.session.recorder import BYTES, INTERVENTIONS, SECONDS
@@ -82,7 +85,9 @@ def of_sessions(found: Iterable[dict[str, Any]]) -> Iterator[Any]:
     )
     budget = GaugeMetricFamily("agentcgroup_session_budget_bytes", "Memory budget of a session.", labels=["session", "priority"])
     calls = GaugeMetricFamily(
-        "agentcgroup_session_calls", "Tool calls that run, by rung of the ladder.", labels=["session", "priority", "rung"]
+        "agentcgroup_session_calls",
+        "Calls that run, by rung of the ladder and by whose they are.",
+        labels=["session", "priority", "rung", "kind"],
     )
     stalled = GaugeMetricFamily(
         "agentcgroup_session_pressure_ratio",
@@ -104,8 +109,9 @@ def of_sessions(found: Iterable[dict[str, Any]]) -> Iterator[Any]:
             if one[f"{part}_bytes"] is not None:
                 memory.add_metric([*who, part], one[f"{part}_bytes"])
         budget.add_metric(who, one["budget_bytes"])
-        for rung in ("observe", "brake", "freeze"):
-            calls.add_metric([*who, rung], sum((call["rung"] or "observe") == rung for call in one["calls"]))
+        running = Counter((call["rung"] or "observe", call.get("kind", "tool")) for call in one["calls"])
+        for rung, kind in itertools.product(("observe", "brake", "freeze"), get_args(Kind)):
+            calls.add_metric([*who, rung, kind], running[rung, kind])
         for resource, percent in one["pressure"].items():
             if percent is not None:
                 stalled.add_metric([name, resource], percent / 100)
@@ -126,6 +132,7 @@ def of_totals(totals: dict[tuple[str, str, str], float]) -> Iterator[Any]:
         return family
 
     yield counter("tool_calls", "calls", "Tool calls that ended, by how.", "ending")
+    yield counter("commands", "commands", "Commands of agents that ended: the model's (tool), its own, its helpers.", "kind")
     yield counter("tool_call_cpu_seconds", "cpu_seconds", "Processor time of tool calls.")
     yield counter("tool_call_stalled_seconds", "stalled_seconds", "Time that tool calls waited for memory.")
     yield counter("tool_call_waited_seconds", "waited_seconds", "Time that tool calls were made to wait for others.")

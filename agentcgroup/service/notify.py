@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from agentcgroup.text import LONGEST_LINE, clean
+
 _JOURNAL = Path("/run/systemd/journal/socket")
 _FIRST_KEPT = 3
 """SD_LISTEN_FDS_START"""
@@ -66,6 +68,7 @@ def watchdog_s() -> float | None:
 
 def log(message: str, level: str = "info", **fields: str) -> None:
     """One entry of the log; in the journal, ``fields`` become fields of their own (``session`` is AGENTCGROUP_SESSION)."""
+    message, fields = clean(message, LONGEST_LINE), {name: clean(value) for name, value in fields.items()}
     if "JOURNAL_STREAM" in os.environ and _JOURNAL.exists():
         entry = {"MESSAGE": message, "PRIORITY": str(_PRIORITIES[level]), "SYSLOG_IDENTIFIER": "agentcgroup",
                  **{f"AGENTCGROUP_{name.upper()}": value for name, value in fields.items()}}  # fmt: skip

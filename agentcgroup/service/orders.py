@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from agentcgroup import cgroup, process
 from agentcgroup.classify import SMALLEST_BUDGET_BYTES, amount
 from agentcgroup.errors import AgentCgroupError
-from agentcgroup.model import Priority
+from agentcgroup.model import Kind, Priority
 from agentcgroup.policy import Policy
 from agentcgroup.schedule.scheduler import LEVELS
 from agentcgroup.session.places import check_name, name_of
@@ -57,6 +57,8 @@ class Question(BaseModel):
     since: Annotated[float, Field(allow_inf_nan=False)] | None = None
     failed: bool = False
     acted_on: bool = False
+    notable: bool = False
+    kind: Kind | None = None
     limit: Annotated[int, Field(ge=1, le=1000)] = 50
 
 

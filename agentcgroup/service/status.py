@@ -7,6 +7,8 @@ from typing import Any
 
 from agentcgroup.session.control import CONTROL_SOCKET
 from agentcgroup.session.places import DAEMON_SOCKET, SESSIONS, check_name
+from agentcgroup.session.report import kind_words
+from agentcgroup.text import clean_data
 from agentcgroup.units import format_duration, format_size
 
 _PATIENCE_S = 2.0
@@ -47,9 +49,9 @@ def _talk(place: Path, request: dict[str, Any], otherwise: str) -> dict[str, Any
             asking.sendall(json.dumps(request).encode() + b"\n")
             with asking.makefile("rb") as lines:
                 answer = json.loads(lines.readline(_LARGEST_ANSWER))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return {"error": f"no answer ({type(error).__name__}): {otherwise}"}
-    return answer if isinstance(answer, dict) else {"error": "not understood"}
+    return clean_data(answer) if isinstance(answer, dict) else {"error": "not understood"}
 
 
 def show(as_json: bool) -> int:
@@ -92,9 +94,10 @@ def _print(found: list[dict[str, Any]]) -> None:
 
 def session_words(one: dict[str, Any]) -> str:
     """A session in one line."""
+    own = one.get("ended", {}).get("own", 0)
     return (
         f"{one['session']}: {one['command']} [{one['priority']}], {format_duration(one['age_s'])}, agent {size(one['agent_bytes'])}, "
-        f"calls {size(one['calls_bytes'])} of {size(one['budget_bytes'])}, {one['ended_calls']} calls ended, enforcer {one['enforcer'].split(' ')[0]}"
+        f"calls {size(one['calls_bytes'])} of {size(one['budget_bytes'])}, {one['ended_calls']} calls ended{f' (and {own} of the agent itself)' if own else ''}, enforcer {one['enforcer'].split(' ')[0]}"
     )
 
 
@@ -103,7 +106,7 @@ def call_cells(one: dict[str, Any], call: dict[str, Any]) -> list[str]:
     doing = "frozen by an operator" if call["held"] else ""
     if call["rung"]:
         doing = f"{'frozen' if call['rung'] == 'freeze' else 'braked'} {format_duration(call['waits_s'])} {call['why']}"
-    return [str(call["call"]), call["command"], call["class"], format_duration(max(0.0, one["age_s"] - call["started_s"])),
+    return [str(call["call"]), call["command"], kind_words(call["class"], call.get("kind", "tool")), format_duration(max(0.0, one["age_s"] - call["started_s"])),
             size(call["bytes"]), size(call["limit_bytes"]), "-" if call["cpu_s"] is None else format_duration(call["cpu_s"]),
             doing]  # fmt: skip
 

@@ -125,7 +125,7 @@ class Top(App[None]):
         for key, cells in rows(found, self._sort, self._wanted):
             table.add_row(*cells, key=key)
         table.move_cursor(row=min(at, table.row_count - 1) if table.row_count else 0)
-        running = sum(len(one.get("calls", ())) for one in found)
+        running = sum(call.get("kind", "tool") == "tool" for one in found for call in one.get("calls", ()))
         waiting = sum(bool(call["rung"]) for one in found for call in one.get("calls", ()))
         filtered = f", only {self._wanted!r}" if self._wanted else ""
         self.query_one("#head", Static).update(

@@ -15,14 +15,27 @@ from agentcgroup.model import CallRecord, Deed, Limits
 from agentcgroup.session.live import Live
 from agentcgroup.session.share import Share
 from agentcgroup.session.voice import stop_call, tell_call
+from agentcgroup.text import clean
 from agentcgroup.units import format_size
 
+MOST_DEEDS = 64
+"""Of one call, as it is kept."""
 _MOST_PEAKS = 1000
 """Commands whose memory is remembered; the oldest goes first."""
 _WORTH_ANNOUNCING_BYTES = 64 << 20
 """The peak of an earlier call from which the same command is expected to reach it again."""
 _LIMITS_WITHOUT_RECLAIM = (6, 16)
 """From here on a limit written with O_NONBLOCK does not wait until memory above it is reclaimed."""
+
+
+def add_deed(record: CallRecord, deed: Deed) -> None:
+    """Keep what was done to a call: the first things and the last ones, and in the middle how many more there were."""
+    deeds, middle = record.deeds, MOST_DEEDS // 2
+    deeds.append(deed)
+    if len(deeds) > MOST_DEEDS:
+        record.deeds_left_out += 1 if record.deeds_left_out else 2
+        del deeds[middle]
+        deeds[middle] = Deed(deeds[middle].at_s, f"{record.deeds_left_out} more things", "too many to be kept")
 
 
 class Acts:
@@ -106,8 +119,9 @@ class Acts:
 
     def deed(self, live: Live, what: str, why: str, lasted_s: float | None = None) -> None:
         """Write down what was done to a call."""
-        live.record.deeds.append(Deed(self.now(), what, why, lasted_s))
-        self._note(live.record, live.record.deeds[-1])
+        deed = Deed(self.now(), clean(what, 200), clean(why), lasted_s)
+        add_deed(live.record, deed)
+        self._note(live.record, deed)
         self._log(f"call {live.record.call}: {what} ({why})")
 
     def now(self) -> float:

@@ -6,6 +6,7 @@ This is the edge between the tracker and controller, which decide, and the cgrou
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ from agentcgroup.session.said import Said
 from agentcgroup.session.share import Share, kill_words
 from agentcgroup.session.watch import Watcher
 from agentcgroup.sources import Emptied, Grown, HintSeen, MemoryNews, Source, Victim, Waited
+from agentcgroup.text import clean_argv
 from agentcgroup.tracker import Begin, Join, RootExited, Tracker
 from agentcgroup.units import format_duration
 
@@ -78,7 +80,8 @@ class Calls:
         self._earlier: dict[int, float] = {}
         """Roots of calls that an earlier governor acted upon, and when these began."""
         self.records: list[CallRecord] = []
-        self.ended = 0
+        self.ended: Counter[Kind] = Counter()
+        """Calls that are over, by whose they were."""
         self._pressure = Pressure(self._live)
         session = ev.SessionBegan(layout.name, priority, budget.tools_high)
         self.share = Share(
@@ -226,6 +229,8 @@ class Calls:
         else:
             live.record.outlived_by = len(set(cgroup.processes(live.leaf)) - {live.record.pid})
         self.end_if_over(ended.call)
+        if ended.call in self._live and ended.call not in self._new:
+            self._recorder.goes_on(live)
         if ended.call in self._live:
             self._mark(live)
         if live.record.kind == "tool":
@@ -250,6 +255,7 @@ class Calls:
             if (live := self._live.get(call)) is not None and call not in self._new:
                 self._is_of_kind(live, verdict.kind)
             elif live is None and record.kind != verdict.kind:
+                self.ended.subtract({record.kind: 1, verdict.kind: -1})
                 record.kind = verdict.kind
                 self._recorder.kind_changed(record)
 
@@ -404,9 +410,10 @@ class Calls:
             self._source.forget(live.cgroup_id)
             self._read_final(live, live.leaf)
             self._acts.remember(record)
+        record.argv = clean_argv(record.argv)  # what is kept of thousands of calls
         self._step(ctl.Ended(call))
         self._recorder.call_ended(record, live.leaf or self._leaf_for_record(call))
-        self.ended += 1
+        self.ended[record.kind] += 1
         if self._marks and len(self.records) > 2 * _KEPT_RECORDS:
             # A container may run for months; what is older is in the history.
             self.records = [one for one in self.records[:-_KEPT_RECORDS] if one.call in self._live] + self.records[

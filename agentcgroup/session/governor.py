@@ -34,6 +34,7 @@ from agentcgroup.session.report import build_report
 from agentcgroup.session.snapshot import snapshot
 from agentcgroup.session.watch import Watcher
 from agentcgroup.sources import Source
+from agentcgroup.text import LONGEST_LINE, clean
 from agentcgroup.tracker import Tracker
 
 _QUIET_S = 0.02
@@ -183,7 +184,7 @@ class Governor:
 
     def log(self, line: str) -> None:
         """Write down what happened, with the time since the session's start."""
-        self._log_lines.append(f"{time.monotonic() - self.began:9.3f} {line}")
+        self._log_lines.append(f"{time.monotonic() - self.began:9.3f} {clean(line, LONGEST_LINE)}")
         account.append(self._subject.folder / "log", self._log_lines[-1])
 
     def _snapshot(self) -> dict[str, Any]:

@@ -14,6 +14,9 @@ from agentcgroup.model import CallRecord, Limits
 from agentcgroup.session.layout import Layout, Leaf
 from agentcgroup.tracker import Join, Tracker
 
+HINTS_AT_ONCE, HINTS_PER_S = 32.0, 1.0
+"""Different hints of one call: so many at once, and so many a second after that.  Each may change limits."""
+
 
 @dataclass(slots=True)
 class Waiting:
@@ -45,6 +48,9 @@ class Live:
     handles: list[int | None] = field(default_factory=list)
     limits: Limits | None = None
     hint_text: str | None = None
+    hints_left: float = HINTS_AT_ONCE
+    hinted_s: float = 0.0
+    hints_refused: bool = False
     awaits_command: bool = False
     counts: dict[str, int] = field(default_factory=dict)
     killed: bool = False

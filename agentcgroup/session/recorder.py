@@ -8,18 +8,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from agentcgroup import cgroup
 from agentcgroup.history.store import FILE
 from agentcgroup.history.writer import Total, Writer
-from agentcgroup.model import LARGEST_STATUS, CallRecord
+from agentcgroup.model import LARGEST_STATUS, CallRecord, Kind
 from agentcgroup.policy import HistoryRule
 from agentcgroup.session.layout import Layout
 from agentcgroup.session.live import Live
 from agentcgroup.session.marks import mark
 from agentcgroup.session.report import command_words
 
+_PUT_AGAIN_S = 30.0
+"""How old the figures of a call that still runs may be in the history."""
+_KINDS = get_args(Kind)
 SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 BYTES = tuple(float(1 << shift) for shift in range(22, 36, 2))
 """Bounds of the histograms: 100 ms to 17 min, 4 MiB to 16 GiB."""
@@ -39,6 +42,7 @@ class Recorder:
         self._running: dict[int, Live] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._sums: dict[int, tuple[int, int]] = {}
+        self._put_at: dict[int, float] = {}
         loop = asyncio.get_running_loop()
 
         def complain(text: str) -> None:
@@ -60,9 +64,21 @@ class Recorder:
         self._running[live.record.call] = live
         self._look_later()
 
-    def _put(self, record: CallRecord) -> None:
-        if self._writer is not None:
-            self._writer.put("calls", {"session": self.id, **row_of(record)})
+    def goes_on(self, live: Live) -> None:
+        """The root of a call has ended and processes of it have not: what is known so far may be all that anybody looks at for long."""
+        self._put(live)
+
+    def _put(self, live: Live) -> None:
+        """Write down what is known of a call so far."""
+        if self._writer is None:
+            return
+        row = {"session": self.id, **row_of(live.record)}
+        if live.leaf is not None:
+            with contextlib.suppress(cgroup.CgroupError, KeyError):
+                row["peak_bytes"] = int(cgroup.read(live.leaf, "memory.peak"))
+                row["cpu_s"] = cgroup.read_table(live.leaf, "cpu.stat")["usage_usec"] / 1e6
+        self._put_at[live.record.call] = time.monotonic()
+        self._writer.put("calls", row)
 
     def _look_later(self) -> None:
         if self._timer is None and self._writer is not None and self._rule.sample:
@@ -74,6 +90,7 @@ class Recorder:
         Where others write to the same history (in the daemon), the leaf keeps the record until it is written there.
         """
         self._running.pop(record.call, None)
+        self._put_at.pop(record.call, None)
         total, count = self._sums.pop(record.call, (0, 0))
         record.memory_mean_bytes = total // count if count else None
         row = row_of(record)
@@ -87,7 +104,7 @@ class Recorder:
     def recover(self, row: dict[str, Any], leaf: Path | None) -> None:
         """The record of a call that is over; of one that ended under an earlier governor, it is what that left with the leaf."""
         if self._writer is not None:
-            totals = totals_of(row) if row["kind"] == "tool" else ()
+            totals = totals_of(row)
             loop = asyncio.get_running_loop()
             then = partial(loop.call_soon_threadsafe, self._layout.give_back, leaf) if leaf else None
             self._writer.call_ended(self._session, row, totals, then)
@@ -117,9 +134,10 @@ class Recorder:
         self._timer = None
         if not self._running or self._writer is None:
             return
+        now = time.monotonic()
         for call, live in self._running.items():
-            if call not in self._sums:
-                self._put(live.record)
+            if now - self._put_at.get(call, -_PUT_AGAIN_S) >= _PUT_AGAIN_S:
+                self._put(live)
             if live.leaf is not None:
                 with contextlib.suppress(cgroup.CgroupError):
                     total, count = self._sums.get(call, (0, 0))
@@ -137,7 +155,14 @@ class Recorder:
 
 
 def totals_of(row: dict[str, Any]) -> Iterator[Total]:
-    """What a call adds to the totals of its class; the parts of histograms are labelled by their upper bound."""
+    """What a call adds to the totals of its class; the parts of histograms are labelled by their upper bound.
+
+    Of a command that is not the model's, only that it ran: the rest would hide what the model's took.
+    """
+    kind = row["kind"] if row["kind"] in _KINDS else "tool"
+    yield "commands", kind, 1
+    if kind != "tool":
+        return
     status = row["exit_status"]
     known = status is not None and 0 <= status <= LARGEST_STATUS
     ending = "unknown" if not known else "ok" if status == 0 else "signal" if os.WIFSIGNALED(status) else "failed"
@@ -167,8 +192,7 @@ def row_of(record: CallRecord) -> dict[str, Any]:
         "duration_s": None if record.ended_s is None else max(0.0, record.ended_s - record.started_s),
         "kind": record.kind,
         "class": record.class_name,
-        # The environment's bytes may be no text at all: SQLite wants text.
-        "command": os.fsencode(command_words(record)).decode(errors="replace"),
+        "command": command_words(record),
         "hint": str(record.hint),
         "exit_status": record.exit_status,
         "limit_bytes": record.limits.memory_high_bytes if record.limits else None,

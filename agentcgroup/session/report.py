@@ -7,17 +7,20 @@ import dataclasses
 import json
 import os
 import signal
-import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from agentcgroup import notable
 from agentcgroup.boundary import AgentProcess
 from agentcgroup.classify import Budget
 from agentcgroup.command import display
+from agentcgroup.files import write_anew
 from agentcgroup.kernel.scheduler import Figures
 from agentcgroup.loops import Loop
 from agentcgroup.model import LARGEST_STATUS, CallRecord
+from agentcgroup.text import LONGEST, clean, clean_argv, clean_lines, shorten
 from agentcgroup.units import format_duration, format_size
 
 SCHEMA = 1
@@ -33,7 +36,7 @@ def build_report(
     return {
         "schema": SCHEMA,
         "session": name,
-        "command": list(argv),
+        "command": list(clean_argv(argv)),
         "priority": priority,
         "kernel": os.uname().release,
         "source": source,
@@ -50,8 +53,8 @@ def build_report(
             "processes": [
                 {
                     "pid": one.pid,
-                    "argv": list(one.argv),
-                    "why": one.verdict.why,
+                    "argv": list(clean_argv(one.argv)),
+                    "why": clean(one.verdict.why),
                     "known_as": one.verdict.agent,
                     "role": one.verdict.role,
                 }
@@ -66,6 +69,8 @@ def build_report(
 
 def _call(record: CallRecord) -> dict[str, Any]:
     data = dataclasses.asdict(record)
+    data["argv"] = list(clean_argv(record.argv))
+    data["cwd"], data["sign"] = clean(record.cwd), clean(record.sign)
     data["duration_s"] = None if record.ended_s is None else max(0.0, record.ended_s - record.started_s)
     data["command"] = command_words(record)
     return data
@@ -73,19 +78,13 @@ def _call(record: CallRecord) -> dict[str, Any]:
 
 def command_words(record: CallRecord) -> str:
     """The command of a call for people, as far as it is known."""
-    if record.command:
-        return display(("sh", "-c", record.command), 500)
-    return display(record.argv, 500) if record.argv else "(ended before it could be looked at)"
+    return clean(record.command) or (display(record.argv, LONGEST) if record.argv else "(ended before it could be looked at)")
 
 
 def write_down(report: dict[str, Any], file: Path) -> None:
     """Write the report to a file; where that fails, the report says so (``report_error``)."""
     try:
-        # A name of its own, made exclusively: the folder may be one that others can write, like /tmp.
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as partial:
-            partial.write(json.dumps(report) + "\n")
-        Path(partial.name).chmod(0o644)
-        Path(partial.name).replace(file)
+        write_anew(file, (json.dumps(report) + "\n").encode())
     except OSError as error:
         report["report_error"] = f"{file}: {error.strerror}"
 
@@ -103,63 +102,110 @@ def exit_words(status: int | None) -> str:
 
 
 def print_summary(report: dict[str, Any], out: TextIO) -> None:
-    """The table at the end of ``run``: one line for each tool call, then what else is worth knowing."""
+    """The end of ``run``: the calls that are worth a line, the rest in few words, then what else is worth knowing."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     console = Console(file=out, width=max(80, Console(file=out).width) if out.isatty() else 140, highlight=False)
     calls = [call for call in report["calls"] if call["kind"] == "tool"]
-    helpers = [call for call in report["calls"] if call["kind"] != "tool"]
-    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="")
+    plural = "" if len(calls) == 1 else "s"
+    budget = report["budget"]
+    console.print(Text(f"\nagentcgroup: session {report['session']}: {len(calls)} tool call{plural} in {format_duration(report['duration_s'])}"
+                       f", budget {format_size(budget['session'])}, kernel {report['kernel']}, events from the {report['source']}, enforcer {report['enforcer']}"))  # fmt: skip
+    lines, well = _lines(report["calls"])
+    if lines:
+        console.print(_table(lines, console.width))
+    own = Counter(call["command"] for call in report["calls"] if call["kind"] == "own")
+    folded = (
+        notable.well_words(well, f"agentcgroup history --all --session {report['session']} shows them"),
+        notable.own_words(own),
+    )
+    for line in (*folded, *_agent_lines(report), *_notes(report)):
+        if line:
+            console.print(Text(clean_lines(line)))
+
+
+def _lines(calls: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """The calls that get a line each, those that were stopped first; and how many of the model's do not."""
+    tools = [(call, rank_of(call)) for call in calls if call["kind"] == "tool"]
+    well = sum(rank == "well" for _, rank in tools)
+    chosen = [(call, rank) for call, rank in tools if rank != "well" or well <= _FEW]
+    chosen += [(call, rank) for call in calls if call["kind"] == "own" and (rank := rank_of(call)) in ("stopped", "acted on")]
+    chosen.sort(key=lambda one: (notable.order(one[1]) if one[1] == "stopped" else 1, one[0]["call"]))
+    first = [call for call, _ in chosen[:_MOST_LINES]]
+    first += [call for call in calls if call["kind"] == "helper"][:_MOST_HELPERS]
+    return first, sum(call["kind"] == "tool" for call in calls) - sum(call["kind"] == "tool" for call in first)
+
+
+def rank_of(call: Mapping[str, Any]) -> notable.Rank:
+    """Why a call of a report is worth a line."""
+    return notable.rank(call["deeds"], call["exit_status"], call["memory_peak_bytes"])
+
+
+def kind_words(call_class: str, kind: str) -> str:
+    """The class of a call, and whose it is if it is not the model's."""
+    return call_class if kind == "tool" else f"{call_class} ({'agent' if kind == 'own' else kind})"
+
+
+def _table(calls: Sequence[dict[str, Any]], width: int) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("call", justify="right")
     table.add_column("command")
     table.add_column("class")
     for name in ("time", "peak", "limit", "CPU", "exit"):
         table.add_column(name, justify="right")
     table.add_column("what was done")
-    width = max(16, console.width - _OTHER_COLUMNS)
-    for call in calls + helpers:
-        deeds = ", ".join(f"{deed['what']} ({deed['why']})" for deed in call["deeds"])
-        cells = [str(call["call"]), _cut(call["command"], width), call["class_name"] + ("" if call["kind"] == "tool" else f" ({call['kind']})"),
+    widest = max(16, width - _OTHER_COLUMNS)
+    for call in calls:
+        cells = [str(call["call"]), shorten(call["command"], widest), kind_words(call["class_name"], call["kind"]),
                  or_dash(call["duration_s"], format_duration), or_dash(call["memory_peak_bytes"], format_size),
                  or_dash(call["limits"] and call["limits"]["memory_high_bytes"], format_size),
-                 or_dash(call["cpu_s"], format_duration), exit_words(call["exit_status"]), deeds]  # fmt: skip
-        table.add_row(*(Text(cell) for cell in cells))
+                 or_dash(call["cpu_s"], format_duration), exit_words(call["exit_status"]), notable.deed_words(call["deeds"])]  # fmt: skip
+        table.add_row(*(Text(clean(cell)) for cell in cells))
+    return table
+
+
+def _agent_lines(report: dict[str, Any]) -> Iterator[str]:
+    """What was taken for the agent, how its calls were told, and what it took."""
     agent = report["agent"]
-    budget = report["budget"]
-    plural = "" if len(calls) == 1 else "s"
-    console.print(Text(f"\nagentcgroup: session {report['session']}: {len(calls)} tool call{plural} in {format_duration(report['duration_s'])}"
-                       f", budget {format_size(budget['session'])}, kernel {report['kernel']}, events from the {report['source']}, enforcer {report['enforcer']}"))  # fmt: skip
-    if calls or helpers:
-        console.print(table)
-    for one in agent["processes"]:
-        words = display(("sh", "-c", one.get("command") or display(one["argv"])), 70) if one["argv"] else "(never started)"
-        console.print(Text(f"agent: process {one['pid']} {words} [{one['why']}]"))
+    for one in agent["processes"][:_MOST_AGENTS]:
+        words = clean(" ".join(one["argv"]), 70) if one["argv"] else "(never started)"
+        yield f"agent: process {one['pid']} {words} [{one['why']}]"
+    if len(agent["processes"]) > _MOST_AGENTS:
+        yield f"agent: and {len(agent['processes']) - _MOST_AGENTS} more processes"
+    kinds = {"tool": "calls told by", "own": "its own commands by", "helper": "helpers by"}
+    told = []
+    for kind, words in kinds.items():
+        signs = Counter(call["sign"] for call in report["calls"] if call["kind"] == kind and call.get("sign"))
+        if signs:
+            told.append(f"{words}: {', '.join(f'{sign} ({times})' for sign, times in signs.most_common(_MOST_SIGNS))}")
+    if told:
+        yield f"agent: {'; '.join(told)}"
     if agent["memory_peak_bytes"] is not None:
-        console.print(
-            Text(f"agent: peak {format_size(agent['memory_peak_bytes'])} of its cap {format_size(budget['agent_max'])}")
-        )
+        yield f"agent: peak {format_size(agent['memory_peak_bytes'])} of its cap {format_size(report['budget']['agent_max'])}"
+
+
+def _notes(report: dict[str, Any]) -> Iterator[str]:
+    """What else is worth knowing."""
     for loop in report["loops"]:
         left = f"left {format_size(loop['left_bytes'])} behind, {format_size(loop['reclaimed_bytes'])} reclaimed"
-        console.print(
-            Text(
-                f"loop: {len(loop['calls'])} times {_cut(loop['command'], 60)} (calls {loop['calls'][0]}-{loop['calls'][-1]}), {left}"
-            )
-        )
-    for line in report["log"]:
-        if "ignored" in line or "not placed:" in line or "could not" in line:
-            console.print(Text(f"note: {line.strip()}"))
+        yield f"loop: {len(loop['calls'])} times {shorten(loop['command'], 60)} (calls {loop['calls'][0]}-{loop['calls'][-1]}), {left}"
+    told = [line.strip() for line in report["log"] if "ignored" in line or "not placed:" in line or "could not" in line]
+    yield from (f"note: {line}" for line in told[:_MOST_NOTES])
+    if len(told) > _MOST_NOTES:
+        yield f"note: and {len(told) - _MOST_NOTES} more like these"
     for words, meaning in _COUNTED_NOTES.items():
         if times := sum(words in line for line in report["log"]):
-            console.print(Text(f"note: {meaning} ({times} times)"))
+            yield f"note: {meaning} ({times} times)"
     if report.get("report_error"):
-        console.print(Text(f"agentcgroup: the report was not written: {report['report_error']}"))
-    if agent["out_of_memory_kills"]:
-        console.print(Text(
-            f"agentcgroup: the agent itself reached its memory cap of {format_size(budget['agent_max'])} and the kernel killed"
-            f" {agent['out_of_memory_kills']} of its processes; nothing outside this session was affected.\n"
-            "  raise session.agent.memory_max in a policy, or the session's --memory, if the agent needs more"))  # fmt: skip
+        yield f"agentcgroup: the report was not written: {report['report_error']}"
+    if kills := report["agent"]["out_of_memory_kills"]:
+        yield (f"agentcgroup: the agent itself reached its memory cap of {format_size(report['budget']['agent_max'])} and the kernel killed"
+               f" {kills} of its processes; nothing outside this session was affected.\n"
+               "  raise session.agent.memory_max in a policy, or the session's --memory, if the agent needs more")  # fmt: skip
 
 
 _COUNTED_NOTES = {
@@ -169,10 +215,10 @@ _COUNTED_NOTES = {
 """What is logged each time it happens, and how the summary says it once."""
 _OTHER_COLUMNS = 90
 """Characters that the columns beside the command want."""
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
+_FEW = 5
+"""So many calls that all went well are shown as they are."""
+_MOST_LINES, _MOST_HELPERS, _MOST_AGENTS, _MOST_SIGNS, _MOST_NOTES = 40, 10, 10, 3, 20
+"""Lines of the summary, whatever an agent does."""
 
 
 def or_dash(value: Any, words: Any) -> str:

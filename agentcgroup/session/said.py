@@ -1,5 +1,6 @@
 """What calls say of themselves: what their command is, and the hints in their environment."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,7 +8,10 @@ from pathlib import Path
 from agentcgroup import control_events as ctl
 from agentcgroup import process
 from agentcgroup.hints import parse_hint
-from agentcgroup.session.live import Live
+from agentcgroup.session.live import HINTS_AT_ONCE, HINTS_PER_S, Live
+
+_MOST_COMPLAINTS = 100
+"""Different ones of a session: what a call says of itself is text of its choice."""
 
 
 class Said:
@@ -62,15 +66,30 @@ class Said:
         """A hint was given for the call, in an environment or in the command's own text."""
         if not text or text == live.hint_text:
             return
+        if self._too_many(live):
+            return
         live.hint_text = text
         hint, complaints = parse_hint(text)
         for complaint in complaints:
-            if complaint not in self._complained:
+            if complaint not in self._complained and len(self._complained) < _MOST_COMPLAINTS:
                 self._complained.add(complaint)
                 self._log(f"call {live.record.call}: {complaint}")
         if hint:
             live.record.hint = hint
             self._step(ctl.Hinted(live.record.call, hint))
+
+    def _too_many(self, live: Live) -> bool:
+        """Whether a call gives more hints than it may; said once for each call."""
+        now = time.monotonic()
+        live.hints_left = min(HINTS_AT_ONCE, live.hints_left + (now - live.hinted_s) * HINTS_PER_S)
+        live.hinted_s = now
+        if live.hints_left < 1:
+            if not live.hints_refused:
+                self._log(f"call {live.record.call}: more than {HINTS_AT_ONCE:.0f} different hints at once: the rest is ignored")
+            live.hints_refused = True
+            return True
+        live.hints_left -= 1
+        return False
 
     def stated(self, call: int, argv: tuple[str, ...], hint: str) -> Path | None:
         """The call's command is this; returns the leaf."""

@@ -6,10 +6,12 @@ from dataclasses import asdict
 from typing import Any
 
 from agentcgroup import cgroup
+from agentcgroup.notable import news
 from agentcgroup.session.calls import Calls
 from agentcgroup.session.layout import Layout
 from agentcgroup.session.live import Live
 from agentcgroup.session.report import command_words
+from agentcgroup.text import clean
 
 VERSION = 1
 _RECENT = 20
@@ -25,7 +27,8 @@ def snapshot(layout: Layout, calls: Calls, figures: dict[str, float], **known: A
         "agent_bytes": _read(layout.agent, "memory.current"),
         "calls_bytes": _read(layout.tools, "memory.current"),
         "pressure": {resource: _pressure(layout, resource) for resource in ("memory", "cpu")},
-        "ended_calls": calls.ended,
+        "ended_calls": calls.ended["tool"],
+        "ended": dict(calls.ended),
         "calls": [_call(live) for live in calls.live()],
         "recent": _recent(calls),
     }
@@ -47,6 +50,7 @@ def _call(live: Live) -> dict[str, Any]:
         "bytes": _read(leaf, "memory.current") if leaf else None,
         "limit_bytes": live.limits.memory_high_bytes if live.limits else None,
         "cpu_s": usage,
+        "sign": clean(record.sign),
         "rung": live.wait.rung if live.wait else "",
         "held": live.held,
         "why": live.wait.why if live.wait else "",
@@ -55,8 +59,9 @@ def _call(live: Live) -> dict[str, Any]:
 
 
 def _recent(calls: Calls) -> list[dict[str, Any]]:
-    """The last things that were done, newest first."""
-    deeds = ({"call": record.call, **asdict(deed)} for record in calls.records[-4 * _RECENT :] for deed in record.deeds)
+    """The last things that were done and are news, newest first."""
+    told = ({"call": record.call, **asdict(deed)} for record in calls.records[-4 * _RECENT :] for deed in record.deeds[-_RECENT:])
+    deeds = news(told)
     return sorted(deeds, key=lambda deed: -deed["at_s"])[:_RECENT]
 
 

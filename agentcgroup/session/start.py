@@ -15,6 +15,7 @@ from agentcgroup.model import Priority
 from agentcgroup.policy import Policy, load_policy
 from agentcgroup.session import places
 from agentcgroup.sources.choice import Choice
+from agentcgroup.text import clean
 from agentcgroup.units import format_size, parse_size
 
 
@@ -169,9 +170,9 @@ def _refuses_to_run(program: str) -> int:
         return 0
     exists = any(Path(folder, program).exists() for folder in ([""] if "/" in program else os.get_exec_path()))
     if exists:
-        print(f"agentcgroup: {program}: found, but not executable", file=sys.stderr)
+        print(f"agentcgroup: {clean(program)}: found, but not executable", file=sys.stderr)
         return 126
-    print(f"agentcgroup: {program}: command not found", file=sys.stderr)
+    print(f"agentcgroup: {clean(program)}: command not found", file=sys.stderr)
     return 127
 
 

@@ -103,13 +103,13 @@ def test_running_sessions_are_on_the_page_and_one_that_does_not_answer_is_down()
     page = exposed(*metrics.of_sessions([one, {"session": "b", "error": "gone"}]))
     who = (("priority", "low"), ("session", "a"))
     assert page["agentcgroup_session_memory_bytes", (("part", "agent"), *who)] == 10
-    assert page["agentcgroup_session_calls", (who[0], ("rung", "freeze"), who[1])] == 1
+    assert page["agentcgroup_session_calls", (("kind", "tool"), who[0], ("rung", "freeze"), who[1])] == 1
     assert page["agentcgroup_session_pressure_ratio", (("resource", "memory"), ("session", "a"))] == 0.25
     assert page["agentcgroup_session_events_lost_total", (("session", "a"),)] == 3
     assert [page["agentcgroup_session_up", (("session", name),)] for name in "ab"] == [1, 0]
 
 
-def test_the_journal_gets_any_text_as_one_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_journal_gets_any_text_as_one_line_of_one_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(str(tmp_path / "journal"))
         monkeypatch.setattr(notify, "_JOURNAL", tmp_path / "journal")
@@ -122,10 +122,10 @@ def test_the_journal_gets_any_text_as_one_field(tmp_path: Path, monkeypatch: pyt
         (length,) = struct.unpack_from("<Q", rest)
         found[name.decode()], data = rest[8 : 8 + length].decode(), rest[8 + length + 1 :]
     assert found == {
-        "MESSAGE": "two\nlines",
+        "MESSAGE": "two lines",
         "PRIORITY": "3",
         "SYSLOG_IDENTIFIER": "agentcgroup",
-        "AGENTCGROUP_SESSION": "x=1\ny",
+        "AGENTCGROUP_SESSION": "x=1 y",
     }
 
 

@@ -40,7 +40,8 @@ def test_a_long_text_is_cut_and_says_so() -> None:
     assert clean("x" * 1000, 10) == "x" * 9 + "…"
     assert clean(" " * 100_000 + "end", 10) == "…"
     words = clean_argv(["x" * 100_000] * 100_000)
-    assert len(words) == 65 and words[-1] == "… 99936 more" and sum(map(len, words)) < 20_000
+    assert words[-1].startswith("… 9999") and sum(map(len, words)) < 6000
+    assert clean_argv(["x"] * 1000)[-1] == "… 936 more"
 
 
 @given(st.lists(st.one_of(ANY.map(lambda one: one if isinstance(one, str) else one.decode("latin-1")), st.integers(), st.none())))
