@@ -107,7 +107,7 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> int:
     """What was done to a session's tool calls: what was seen, by which rule, what it changed, for how long."""
-    from agentcgroup.session.account import explain as tell
+    from agentcgroup.service.explain import explain as tell
 
     return tell(session, as_json)
 

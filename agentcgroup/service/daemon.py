@@ -23,11 +23,11 @@ from agentcgroup.history.store import FILE
 from agentcgroup.history.writer import Writer
 from agentcgroup.host import arbiter
 from agentcgroup.policy import Policy, load_policy
-from agentcgroup.service import contained, metrics
+from agentcgroup.service import contained, explain, metrics
 from agentcgroup.service.contained import Container
 from agentcgroup.service.docker import ENGINES, Engine
 from agentcgroup.service.notify import forget, keep, kept, log, notify, watchdog_s
-from agentcgroup.service.orders import ASKED, LONGEST_ORDER, Order, Question, admit, check_processes
+from agentcgroup.service.orders import ASKED, LONGEST_ORDER, Explain, Order, Question, admit, check_processes
 from agentcgroup.service.served import Plan, Served, left_by_another
 from agentcgroup.session import places
 from agentcgroup.session.callers import CALLERS
@@ -207,9 +207,9 @@ class Daemon:
                 raise AgentCgroupError(f"user {uid} has too many connections", "each session needs one", "end some")
             order = ASKED.validate_json(await asyncio.wait_for(reader.readline(), _PATIENCE_S))
             await CALLERS.turn(uid)
-            if isinstance(order, Question):
+            if not isinstance(order, Order):
                 async with CALLERS.alone(uid):
-                    await CALLERS.answer(writer, uid, await asyncio.to_thread(_past, order, uid))
+                    await CALLERS.answer(writer, uid, await asyncio.to_thread(_answer, order, uid))
                 return
             served = self._begin(order, pid, uid)
             name = order.name
@@ -258,8 +258,14 @@ class Daemon:
         notify("READY=1")
 
 
-def _past(question: Question, uid: int) -> bytes:
-    """The calls that a user wants to know of, and may: an answer."""
+def _answer(question: Question | Explain, uid: int) -> bytes:
+    """What a user wants to know, and may.  Raises AgentCgroupError."""
+    if isinstance(question, Explain):
+        if (known := explain.answer(question.session, question.call, uid)) is None:
+            raise AgentCgroupError(
+                f"no session {question.session!r} of user {uid}", "none of that name runs, or ended since the last boot"
+            )
+        return _line(known)
     conditions = question.model_dump(exclude={"version", "op"})
     with store.reading(FILE) as history:
         chosen = store.Filter(**conditions, owner=uid or None)

@@ -4,7 +4,8 @@ One line of JSON on ``/run/agentcgroup/control.sock`` asks: ``{"version": 1, "op
 name, a priority and a budget if they are wished for.  The daemon answers ``{"ready": NAME}``; the caller lets its stub become the agent,
 says ``{"exit": STATUS}`` when that has ended, and gets ``{"report": ...}``; or an ``{"error": ...}`` instead of either.
 ``{"version": 1, "op": "history"}``, with conditions like those of ``agentcgroup history``, is answered by ``{"calls": [...]}``: the calls
-of the caller's own sessions, or to root of all.
+of the caller's own sessions, or to root of all; ``{"version": 1, "op": "explain", "session": NAME}``, which may have the number of a
+``call``, by ``{"deeds": [...], "last_call": N}``: what was done to the calls of such a session.
 """
 
 import os
@@ -62,6 +63,16 @@ class Question(BaseModel):
     limit: Annotated[int, Field(ge=1, le=1000)] = 50
 
 
+class Explain(BaseModel):
+    """What was done to the calls of a session, or to one of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    version: Literal[1]
+    op: Literal["explain"]
+    session: Wanted
+    call: Annotated[int, Field(ge=0, le=1 << 31)] | None = None
+
+
 class Ended(BaseModel):
     """The agent has ended, with this status as wait(2) encodes it."""
 
@@ -69,7 +80,7 @@ class Ended(BaseModel):
     exit: Annotated[int, Field(ge=0, le=0xFFFF)]
 
 
-ASKED: TypeAdapter[Order | Question] = TypeAdapter(Annotated[Order | Question, Field(discriminator="op")])
+ASKED: TypeAdapter[Order | Question | Explain] = TypeAdapter(Annotated[Order | Question | Explain, Field(discriminator="op")])
 
 
 @dataclass(frozen=True, slots=True)

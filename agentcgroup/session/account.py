@@ -1,19 +1,19 @@
 """What was done to the calls of a session, and why: kept while it runs and for some time after, and told by ``explain``.
 
 A running session appends each deed as a line of JSON to its folder; of the last sessions that ended the reports are kept, until the
-next boot.
+next boot.  The files are root's: a user is shown what is in them by the daemon.
 """
 
 import contextlib
 import json
-from dataclasses import asdict
+import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from agentcgroup.command import display
-from agentcgroup.errors import AgentCgroupError
 from agentcgroup.model import CallRecord, Deed
-from agentcgroup.session.places import RUN, SESSIONS, check_name
+from agentcgroup.session.places import PLAN, RUN, SESSIONS, check_name
+from agentcgroup.session.report import command_words
 
 ENDED = RUN / "ended"
 _KEPT = 32
@@ -26,7 +26,7 @@ def note(folder: Path, record: CallRecord, deed: Deed) -> None:
     """Append one deed to what is known of a running session."""
     line = {
         "call": record.call,
-        "command": display(record.argv, 200),
+        "command": command_words(record),
         "class": record.class_name,
         "rule": record.rule,
         **asdict(deed),
@@ -40,68 +40,72 @@ def append(file: Path, line: str) -> None:
     A container may run for months.  A line that can't be written is lost.
     """
     with contextlib.suppress(OSError):
-        with open(file, "a") as opened:
+        with open(file, "a", opener=_for_root) as opened:
             opened.write(line + "\n")
             large = opened.tell() > _LARGEST_BYTES
         if large:
             file.replace(_older(file))
 
 
+def _for_root(file: str, flags: int) -> int:
+    return os.open(file, flags | os.O_CLOEXEC, 0o600)
+
+
 def _older(file: Path) -> Path:
     return file.with_name(f"{file.name}.1")
 
 
-def keep(name: str, report: dict[str, Any]) -> None:
+def keep(name: str, report: dict[str, Any], owner: int, last_call: int) -> None:
     """Keep the report of a session that has ended; the oldest ones go."""
     with contextlib.suppress(OSError):
         ENDED.mkdir(mode=0o700, exist_ok=True)
-        (ENDED / f"{name}.json").write_text(json.dumps(report))
+        (ENDED / f"{name}.json").write_text(json.dumps({**report, "owner": owner, "last_call": last_call}))
         for old in sorted(ENDED.iterdir(), key=lambda file: file.stat().st_mtime)[:-_KEPT]:
             old.unlink()
 
 
-def explain(what: str, as_json: bool) -> int:
-    """Print what was done to the calls of ``SESSION``, or to one, ``SESSION/CALL``; returns the exit code."""
-    name, slash, number = what.partition("/")
-    check_name(name)
-    if slash and not number.isdigit():
-        raise AgentCgroupError(f"{what!r}: {number!r} is not the number of a call", do="agentcgroup explain SESSION[/CALL]")
-    found = [deed for deed in _deeds(name) if not number or deed["call"] == int(number)]
-    if as_json:
-        print(json.dumps(found))
-        return 0
-    call = None
-    for deed in found:
-        if deed["call"] != call:
-            call = deed["call"]
-            print(f"{name}/{call}: {deed['command']}  [{deed['class']}: {deed['rule']}]")
-        print(f"  {deed['at_s']:9.3f} s  {deed['what']}: {deed['why']}")
-    if not found:
-        print(f"agentcgroup: nothing was done to {'this call' if number else 'any call of this session'}")
-    return 0
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What was done to the calls of a session, in their order.
+
+    ``last_call`` is the number of its last call, None where only the running session knows.
+    """
+
+    owner: int
+    deeds: list[dict[str, Any]]
+    last_call: int | None
 
 
-def _deeds(name: str) -> list[dict[str, Any]]:
-    """All deeds of a session, running or ended, by call.  Raises AgentCgroupError where nothing is known of it."""
-    folder, report = SESSIONS / name, ENDED / f"{name}.json"
+def account(name: str) -> Account | None:
+    """Of a session, running or ended; None where nothing is known of it.  Raises AgentCgroupError for what is no name."""
+    folder = SESSIONS / check_name(name)
     try:
-        if folder.exists():
-            files = (_older(folder / _DEEDS), folder / _DEEDS)
-            lines = [line for file in files if file.exists() for line in file.read_text().splitlines()]
-            return sorted((json.loads(line) for line in lines), key=lambda deed: deed["call"])
-        calls = json.loads(report.read_text())["calls"]
-    except PermissionError:
-        raise AgentCgroupError(f"{name}: not for this user", "sessions belong to root", "run it with sudo, or as root") from None
-    except (OSError, ValueError):
-        known = sorted({*(one.name for one in _listed(SESSIONS)), *(one.stem for one in _listed(ENDED))})
-        raise AgentCgroupError(
-            f"no session {name!r}", f"there are: {', '.join(known) or 'none'}", "agentcgroup explain SESSION[/CALL]"
-        ) from None
-    return [
+        return _of_running(folder) if folder.exists() else _of_ended(ENDED / f"{name}.json")
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _of_running(folder: Path) -> Account:
+    files = (_older(folder / _DEEDS), folder / _DEEDS)
+    lines = [line for file in files if file.exists() for line in file.read_text().splitlines()]
+    plan = folder / PLAN  # there is one where the daemon runs it, for whoever asked
+    owner = json.loads(plan.read_text())["uid"] if plan.exists() else 0
+    return Account(owner, sorted((json.loads(line) for line in lines), key=lambda deed: deed["call"]), None)
+
+
+def _of_ended(file: Path) -> Account:
+    report = json.loads(file.read_text())
+    deeds = [
         {"call": call["call"], "command": call["command"], "class": call["class_name"], "rule": call["rule"], **deed}
-        for call in calls
+        for call in report["calls"]
         for deed in call["deeds"]
     ]
+    return Account(report["owner"], deeds, report["last_call"])
+
+
+def names() -> list[str]:
+    """The sessions that something is known of."""
+    return sorted({*(one.name for one in _listed(SESSIONS)), *(one.stem for one in _listed(ENDED))})
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -192,7 +192,7 @@ class Governor:
         return snapshot(
             self._layout, self.calls, self._source.figures(), session=subject.name, command=display(subject.argv, 200),
             priority=self._priority, budget_bytes=subject.budget.session, age_s=time.monotonic() - self.began,
-            source=self._source_words,
+            source=self._source_words, last_call=self._tracker.next_call - 1,
         )  # fmt: skip
 
     # What operators ask for
@@ -299,5 +299,5 @@ class Governor:
             self.calls.share.enforcer_words, self.calls.share.figures(), self._tracker.launched,
             self.calls.records, self.calls.loops, list(self._log_lines),
         )  # fmt: skip
-        account.keep(subject.name, report)
+        account.keep(subject.name, report, subject.owner, self._tracker.next_call - 1)
         return report

@@ -59,6 +59,9 @@ def test_a_user_without_rights_runs_an_agent_through_the_daemon(users: tuple[str
             past = subprocess.run(as_user(user, "history", "--json"), capture_output=True, text=True, check=True, cwd="/").stdout
             # Other tests' sessions of alice are in her past too.
             assert ("hers" in {one["session"] for one in json.loads(past)}) == hers
+            for what, code in (("hers", 0 if hers else 2), ("hers/999", 2)):
+                told = subprocess.run(as_user(user, "explain", what), capture_output=True, text=True, cwd="/")
+                assert told.returncode == code, told.stderr
         for options, expected in ((["--memory", "2G"], "is left for user"), (["--priority", "high"], "--priority high refused")):
             refused = subprocess.run(as_user(alice, "run", *options, "--", "true"), capture_output=True, text=True, cwd="/")
             assert refused.returncode == 2
