@@ -65,8 +65,8 @@ class Recorder:
         self._look_later()
 
     def goes_on(self, live: Live) -> None:
-        """The root of a call has ended and processes of it have not: what is known so far may be all that anybody looks at for long."""
-        self._put(live)
+        """The root of a call has ended and processes of it have not: if that stays so, it is written down at the next look."""
+        self._put_at.pop(live.record.call, None)
 
     def _put(self, live: Live) -> None:
         """Write down what is known of a call so far."""

@@ -1,5 +1,6 @@
 """The history: what is written is read again, by several at once, and shown without harm."""
 
+import asyncio
 import os
 import sqlite3
 import subprocess
@@ -19,9 +20,15 @@ from agentcgroup.history import figures as fig
 from agentcgroup.history import page, store
 from agentcgroup.history.writer import Writer
 from agentcgroup.model import CallRecord, Deed
+from agentcgroup.policy import HistoryRule
+from agentcgroup.session.layout import Layout
+from agentcgroup.session.live import Live
 from agentcgroup.session.places import open_lock
-from agentcgroup.session.recorder import row_of
+from agentcgroup.session.recorder import Recorder, row_of
 from agentcgroup.session.report import exit_words
+from tests.unit.folders import Folders, Watched, folders
+
+__all__ = ["folders"]
 
 DAY = 86400.0
 MOST = 100 << 20
@@ -71,6 +78,46 @@ def test_a_session_is_read_as_it_was_written_and_a_call_that_ended_is_there_once
         assert store.calls_of(history, one["id"]) == [call(number, number, 2.0) for number in (1, 2, 3)]
         assert store.samples_of(history, one["id"]) == [sample(1.0, 10, 20, 0.1)]
     assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+def test_a_call_that_outlives_its_root_has_the_figures_of_its_end(tmp_path: Path) -> None:
+    file, one, said = tmp_path / "history.db", session(), list[str]()
+    writer = Writer(file, DAY, MOST, said.append)
+    writer.put("sessions", one)
+    writer.put("calls", {"session": one["id"], **call(1, 1.0, 2.0, peak_bytes=None, cpu_s=None)})
+    for _ in range(2):  # the next governor says it again
+        writer.call_ended(one, call(1, 1.0, 2.0), [("calls", "ok", 1)])
+    writer.close()
+    with store.reading(file) as history:
+        assert store.calls_of(history, one["id"]) == [call(1, 1.0, 2.0)]
+        assert store.totals(history) == {("calls", "build", "ok"): 1.0}
+
+
+def test_what_is_known_so_far_of_a_call_is_in_the_history_soon_after_its_root_has_ended(tmp_path: Path, folders: Folders) -> None:
+    file, said = tmp_path / "history.db", list[str]()
+    top, leaf = folders.make("session"), folders.make("session", "tools", "tool-1")
+    (leaf / "memory.peak").write_text(str(300 << 20))
+    (leaf / "cpu.stat").write_text("usage_usec 1500000")
+
+    async def run(writer: Writer) -> int:
+        recorder = Recorder(HistoryRule(sample=0.01), Layout("demo", Watched(), top), time.monotonic(), 0, writer, said.append)
+        recorder.session_began(name="demo", command="agent", priority="normal", owner=0, budget_bytes=1 << 30)
+        live = Live(CallRecord(1, 100, ("server", "&"), 0.0), leaf=leaf)
+        recorder.call_began(live)
+        await asyncio.sleep(0.05)  # it is looked at several times before this is over
+        live.record.ended_s, live.record.exit_status = 2.0, 0
+        recorder.goes_on(live)
+        await asyncio.sleep(0.05)
+        recorder.close()
+        return recorder.id
+
+    writer = Writer(file, DAY, MOST, said.append)
+    identity = asyncio.run(run(writer))
+    writer.close()
+    with store.reading(file) as history:
+        (found,) = store.calls_of(history, identity)
+    assert (found["duration_s"], found["exit_status"], found["peak_bytes"], found["cpu_s"]) == (2.0, 0, 300 << 20, 1.5)
+    assert said == []
 
 
 def test_sessions_that_write_at_the_same_time_all_get_everything_in(tmp_path: Path) -> None:
@@ -159,26 +206,39 @@ def test_there_is_never_more_than_the_policy_lets_be_and_the_oldest_go(tmp_path:
 @pytest.mark.parametrize(
     ("chosen", "expected"),
     [
-        (store.Filter(), [1, 2, 3]),
-        (store.Filter(session="demo", name="build"), [1, 2, 3]),
+        (store.Filter(), [1, 2, 3, 4, 5]),
+        (store.Filter(session="demo", name="build"), [1, 2, 3, 4, 5]),
         (store.Filter(session="other"), []),
         (store.Filter(text="part2"), [2]),
         (store.Filter(text="%"), []),
         (store.Filter(failed=True), [2]),
         (store.Filter(acted_on=True), [3]),
-        (store.Filter(limit=2), [2, 3]),
-        (store.Filter(since=1_000_000_002.5), [3]),
+        (store.Filter(limit=2), [4, 5]),
+        (store.Filter(since=1_000_000_002.5), [3, 4, 5]),
+        (store.Filter(kind="own"), [4]),
+        (store.Filter(notable=True), [2, 3]),
+        (store.Filter(notable=True, limit=1), [3]),
     ],
 )
 def test_each_condition_of_a_filter_holds(chosen: store.Filter, expected: list[int], tmp_path: Path) -> None:
     file, one = tmp_path / "history.db", session(1_000_000_000 * 10**9)
     writer = Writer(file, 1e9, MOST, lambda _: None)
     writer.put("sessions", one)
-    for number, more in ((1, {}), (2, {"exit_status": 256}), (3, {"deeds": [STOP]})):
+    weighed = {"deeds": [{**STOP, "what": "limits set (CPU weight 50)"}]}
+    calls: tuple[dict[str, Any], ...] = (
+        weighed,
+        {"exit_status": 256},
+        {"deeds": [STOP]},
+        {"kind": "own", "peak_bytes": 1 << 30},
+        {"kind": "helper"},
+    )
+    for number, more in enumerate(calls, 1):
         writer.put("calls", {"session": one["id"], **call(number, float(number), 0.5, **more)})
     writer.close()
     with store.reading(file) as history:
         assert [found["call"] for found in store.calls(history, chosen)] == expected
+        if chosen.notable:
+            assert store.folded(history, chosen) == {"well": 1, "own": {"make part4": 1}, "owns": 1, "helpers": 1}
 
 
 def test_a_file_that_cannot_be_written_is_said_once_and_holds_nothing_up(tmp_path: Path) -> None:
