@@ -3,12 +3,14 @@
 import io
 import json
 import os
+import pty
 import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agentcgroup import files
 from agentcgroup.boundary import AgentProcess, Verdict
 from agentcgroup.classify import split_budget
 from agentcgroup.loops import Loop
@@ -127,5 +129,26 @@ def test_a_report_replaces_a_link_and_leaves_what_it_leads_to(tmp_path: Path, mo
     assert json.loads(place.read_text()) == {"a": 1} and not place.is_symlink()
     assert stat.S_IMODE(place.stat().st_mode) == 0o644
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "shadow"]
-    write_down({}, Path(os.devnull))
-    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+def test_a_report_to_a_device_is_written_to_it() -> None:
+    """A terminal, for nothing can be put in its place: a fault here must not cost the machine its /dev/null."""
+    ours, theirs = pty.openpty()
+    report: dict[str, Any] = {}
+    try:
+        write_down(report, Path(os.ttyname(theirs)))
+        assert report == {}
+        assert os.read(ours, 100) == b"{}\r\n"
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_a_report_to_what_leads_to_a_stream_leaves_the_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a folder that stands in for /dev."""
+    monkeypatch.setattr(files, "_THROUGH", (tmp_path / "dev",))
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/stdout").symlink_to(tmp_path / "out")
+    write_down({}, tmp_path / "dev/stdout")
+    assert (tmp_path / "dev/stdout").is_symlink()
+    assert (tmp_path / "out").read_text() == "{}\n"
