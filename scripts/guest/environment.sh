@@ -1,9 +1,14 @@
 # Sourced by the scripts: a Python environment with the project's dependencies, outside the tree.
-# Sets VENV and puts it on PATH; it is made anew when pyproject.toml changes.
+# Sets VENV and puts it on PATH; it is made anew when the libraries change.
 say() { echo "$SCRIPT: $*" >&2; }
 
+# Nothing but what has a hash in a lock file; where it comes from is what this machine's pip is set to.
+install_locked() {
+  "$VENV/bin/pip" install -q --disable-pip-version-check --require-hashes "$@" 2>&1 | { grep -v '^WARNING' >&2 || true; }
+}
+
 CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/agentcgroup"
-VENV="$CACHE/venv-$(sha256sum pyproject.toml | cut -c1-12)"
+VENV="$CACHE/venv-$(sha256sum requirements-dev.lock | cut -c1-12)"
 if [ ! -e "$VENV/done" ]; then
   say "installing the project's dependencies into $VENV (about a minute)"
   if ! python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
@@ -13,15 +18,7 @@ if [ ! -e "$VENV/done" ]; then
   fi
   rm -rf "$VENV"
   python3 -m venv "$VENV"
-  python3 - <<'PY' >"$VENV/requirements"
-import tomllib
-
-project = tomllib.load(open("pyproject.toml", "rb"))["project"]
-optional = project["optional-dependencies"]
-print("\n".join([*project["dependencies"], *optional["test"], *(one for one in optional["dev"] if "agentcgroup" not in one)]))
-PY
-  "$VENV/bin/pip" install -q --disable-pip-version-check -r "$VENV/requirements" 2>&1 | grep -v '^WARNING' >&2 || true
-  "$VENV/bin/python" -c 'import jeepney, pydantic, pyroute2, rich, typer, yaml, pytest, hypothesis'
+  install_locked -r requirements-dev.lock
   printf '#!%s/bin/python3\nimport sys\nfrom agentcgroup.cli import main\nsys.exit(main())\n' "$VENV" >"$VENV/bin/agentcgroup"
   chmod +x "$VENV/bin/agentcgroup"
   touch "$VENV/done"
