@@ -1,9 +1,11 @@
 """``agentcgroup install`` and ``uninstall``: the systemd unit for the agentcgroup that is asked, and nothing else."""
 
 import os
-import shutil
+import pwd
+import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -14,9 +16,17 @@ UNIT = Path("/etc/systemd/system/agentcgroup.service")
 
 
 def install() -> int:
-    """Write the unit, enable and start it; exit code 0.  Raises AgentCgroupError where systemd refuses."""
+    """Write the unit, enable and start it; exit code 0.  Raises AgentCgroupError where others could change what it runs, or systemd refuses."""
     _need_root("install")
-    _write(unit_text(_command()))
+    command = _command()
+    for part in (command[0], sys.executable, __file__):
+        if weakness := others_may_change(Path(part)):
+            raise AgentCgroupError(
+                "install refused",
+                f"{weakness}, and systemd would run {command[0]} as root",
+                "use the package, or an environment that is root's alone, such as one below /opt",
+            )
+    _write(unit_text(" ".join(command)))
     for words in (["daemon-reload"], ["enable", "--quiet", UNIT.name], ["restart", UNIT.name]):
         _systemctl(*words)
     print(f"agentcgroup: {UNIT} is enabled and runs; journalctl -u agentcgroup shows what it does")
@@ -41,12 +51,43 @@ def unit_text(command: str) -> str:
     return source.read_text().replace("/usr/bin/agentcgroup", command)
 
 
-def _command() -> str:
+def others_may_change(file: Path) -> str:
+    """How somebody other than root may put something else in a file's place, in words; empty if nobody can."""
+    for place in _way_to(file):
+        seen = place.lstat()
+        if seen.st_uid:
+            return f"{place} belongs to {_name(seen.st_uid)}"
+        # In a folder with the sticky bit nobody can replace what is root's.
+        if stat.S_ISLNK(seen.st_mode) or (stat.S_ISDIR(seen.st_mode) and seen.st_mode & stat.S_ISVTX):
+            continue
+        if seen.st_mode & stat.S_IWOTH or (seen.st_mode & stat.S_IWGRP and seen.st_gid):
+            return f"{place} may be written by others than root"
+    return ""
+
+
+def _way_to(file: Path) -> Iterator[Path]:
+    """All folders and links that lead to a file, and the file."""
+    place, left = Path("/"), [*file.absolute().parts]
+    while left:
+        part = left.pop(0)
+        place = place.parent if part == ".." else place / part
+        yield place
+        if place.is_symlink():
+            left[:0] = place.readlink().parts
+            place = place.parent
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
+
+
+def _command() -> list[str]:
     """What systemd is to run: the command beside this Python, or this Python with the module."""
     beside = Path(sys.executable).with_name("agentcgroup")
-    if os.access(beside, os.X_OK):
-        return str(beside)
-    return shutil.which("agentcgroup") or f"{sys.executable} -m agentcgroup"
+    return [str(beside)] if os.access(beside, os.X_OK) else [sys.executable, "-I", "-m", "agentcgroup"]
 
 
 def _need_root(what: str) -> None:
