@@ -128,7 +128,10 @@ Reason = Literal["memory", "budget", "time", "processes", "kernel", "session", "
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What an agent is told of a call.  Bytes, seconds; ``most`` is what a memory hint could get."""
+    """What an agent is told of a call.  Bytes, seconds; ``most`` is what a memory hint could get.
+
+    ``left_by``: it is not of the call that is told of it, but of what this earlier command left running.
+    """
 
     reason: Reason
     stopped: bool
@@ -137,6 +140,7 @@ class Notice:
     limit: float
     expected: int | None = None
     most: int | None = None
+    left_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

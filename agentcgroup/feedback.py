@@ -22,7 +22,7 @@ def render(notice: Notice, as_json: bool) -> bytes:
     if as_json:
         body = {
             "agentcgroup": {
-                "event": "stopped" if notice.stopped else "limit",
+                "event": "left_stopped" if notice.left_by else "stopped" if notice.stopped else "limit",
                 "limit": notice.reason,
                 "class": notice.class_name,
                 "used": notice.used,
@@ -39,7 +39,8 @@ def render(notice: Notice, as_json: bool) -> bytes:
 
 
 def _happened(notice: Notice) -> str:
-    stopped = "this command was stopped"
+    whom = f"what an earlier command left running ({notice.left_by})" if notice.left_by else "this command"
+    stopped = f"{whom} was stopped"
     if notice.reason == "memory":
         usual = f" (commands like it use up to {format_size(notice.expected)})" if notice.expected else ""
         return f"{stopped}: it used {format_size(notice.used)} of memory, its limit is {format_size(notice.limit)}{usual}."
@@ -53,9 +54,9 @@ def _happened(notice: Notice) -> str:
         return (f"{stopped}: it got nowhere for lack of memory: of the last {format_duration(notice.limit)} it waited for memory "
                 f"{format_duration(notice.used)}.")  # fmt: skip
     if notice.reason == "kernel":
-        return f"the kernel killed this command for memory: it reached {format_size(notice.used)}, its limit is {format_size(notice.limit)}."
+        return f"the kernel killed {whom} for memory: it reached {format_size(notice.used)}, its limit is {format_size(notice.limit)}."
     if notice.reason == "session":
-        return (f"the kernel killed this command for memory: it held {format_size(notice.used)}, less than its limit, but what it shares "
+        return (f"the kernel killed {whom} for memory: it held {format_size(notice.used)}, less than its limit, but what it shares "
                 f"was full (this session has {format_size(notice.limit)} with its agent, and all sessions share the host).")  # fmt: skip
     if notice.reason == "time":
         ran = f"it ran for {format_duration(notice.used)}, its limit is {format_duration(notice.limit)}"
@@ -65,6 +66,10 @@ def _happened(notice: Notice) -> str:
 
 
 def _advice(notice: Notice) -> list[str]:
+    if notice.left_by:
+        return [
+            "if this command waits for it, it fails now: run it again, and what it needs starts anew, within this command's limits."
+        ]
     if notice.reason == "time":
         return [
             f"try a part of the work, or declare the time it needs: {VARIABLE}=timeout:{_minutes(2 * notice.limit)} <command>"

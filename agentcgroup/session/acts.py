@@ -3,18 +3,21 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from agentcgroup import cgroup
 from agentcgroup import control_events as ctl
-from agentcgroup.command import key
+from agentcgroup.command import display, key
 from agentcgroup.enforce import kernel_release
 from agentcgroup.model import CallRecord, Deed, Limits
 from agentcgroup.session.live import Live
 from agentcgroup.session.share import Share
 from agentcgroup.session.voice import stop_call, tell_call
+from agentcgroup.sockets import partners
 from agentcgroup.text import clean
 from agentcgroup.units import format_size
 
@@ -24,6 +27,10 @@ _MOST_PEAKS = 1000
 """Commands whose memory is remembered; the oldest goes first."""
 _WORTH_ANNOUNCING_BYTES = 64 << 20
 """The peak of an earlier call from which the same command is expected to reach it again."""
+_LEFT_S = 0.5
+"""What lives so much longer than its call's root was left by it."""
+_MOST_TOLD = 16
+_LONGEST_NAME = 80
 _LIMITS_WITHOUT_RECLAIM = (6, 16)
 """From here on a limit written with O_NONBLOCK does not wait until memory above it is reclaimed."""
 
@@ -39,9 +46,10 @@ def add_deed(record: CallRecord, deed: Deed) -> None:
 
 
 class Acts:
-    """Carries actions out on the live calls of a session; ``share`` is set when there is one."""
+    """Carries actions out on the live calls of a session, which are in ``live``; ``share`` is set when there is one."""
 
     share: Share
+    live: Mapping[int, Live]
 
     def __init__(self, log: Callable[[str], None], note: Callable[[CallRecord, Deed], None], began: float) -> None:
         self._log, self._note, self._began = log, note, began
@@ -65,6 +73,8 @@ class Acts:
         elif isinstance(action, ctl.Tell):
             self.deed(live, "told", action.notice.reason)
             self.spawn(self._deliver(tell_call, live, action.notice))
+            if action.notice.stopped and self._was_left(live):  # the kernel was faster
+                self.spawn(self._tell_who_waits(live, action.notice))
         else:
             if not live.stopped:
                 live.stopped = True
@@ -113,9 +123,30 @@ class Acts:
 
     async def _stop(self, live: Live, notice: ctl.Notice) -> None:
         try:
-            await self._deliver(stop_call, live, notice)
+            first = partial(self._tell_who_waits, live, notice) if self._was_left(live) else None
+            await self._deliver(partial(stop_call, first=first), live, notice)
         finally:
             self._stopping.discard(live.record.call)
+
+    def _was_left(self, live: Live) -> bool:
+        """Whether a call is only what it left running: its agent has its answer, and does not listen any more."""
+        ended_s = live.record.ended_s
+        return ended_s is not None and self.now() - ended_s > _LEFT_S
+
+    async def _tell_who_waits(self, left: Live, notice: ctl.Notice) -> None:
+        """What a call left running (a build daemon) ends: tell the calls that talk with it or, where none is seen to, all that run."""
+        may_wait = {
+            call: live
+            for call, live in self.live.items()
+            if live is not left and live.record.kind == "tool" and live.record.ended_s is None and not live.stopped
+        }
+        members = {call: cgroup.processes(live.leaf) for call, live in may_wait.items() if live.leaf is not None}
+        talking = partners(cgroup.processes(left.leaf) if left.leaf else (), members)
+        said = replace(notice, left_by=clean(left.record.command, _LONGEST_NAME) or display(left.record.argv, _LONGEST_NAME))
+        told = [may_wait[call] for call in sorted(talking or may_wait)[:_MOST_TOLD]]
+        for live in told:
+            self.deed(live, "told", f"what call {left.record.call} left running was stopped")
+        await asyncio.gather(*(self._deliver(tell_call, live, said) for live in told))
 
     def deed(self, live: Live, what: str, why: str, lasted_s: float | None = None) -> None:
         """Write down what was done to a call."""

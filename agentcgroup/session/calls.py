@@ -91,7 +91,7 @@ class Calls:
         self.placement.lost = self._leaf_lost
         self.is_the_agent: Callable[[int], bool] = lambda call: False
         """Looks once more, before a call is stopped, whether it is the agent's runtime; then it is treated as that."""
-        self._acts.share = self.share
+        self._acts.share, self._acts.live = self.share, self._live
         self._leftovers = Leftovers(policy.loops, layout.tools, log, self._acts.spawn)
         self.said = Said(self._live, source.sees_inside, self._command_known, self._step, log)
         self._readings = Readings(self._live, watcher, self._step, self._killed)

@@ -9,7 +9,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 from agentcgroup import cgroup, process, streams
@@ -30,7 +30,7 @@ async def tell_call(root: int, leaf: Path | None, began_s: float, notice: Notice
     ``began_s``: when the call began (CLOCK_MONOTONIC); where it has no leaf, a younger process that has the root's number is another.
     """
     deadline = time.monotonic() + PATIENCE_S
-    for one in _voices(root, leaf, discarded_too=not notice.stopped):
+    for one in _voices(root, leaf, discarded_too=not notice.stopped or bool(notice.left_by)):
         if time.monotonic() > deadline:
             break
         with _held(one.pid, leaf, began_s) as pidfd:
@@ -42,9 +42,12 @@ async def tell_call(root: int, leaf: Path | None, began_s: float, notice: Notice
     return False
 
 
-async def stop_call(root: int, leaf: Path | None, began_s: float, notice: Notice) -> bool:
+async def stop_call(
+    root: int, leaf: Path | None, began_s: float, notice: Notice, first: Callable[[], Awaitable[None]] | None = None
+) -> bool:
     """Freeze, tell, kill.  Whatever goes wrong in between, the kill comes.  False when nobody could be told.
 
+    ``first``: what is to be done before the call ends, beside telling it.
     Frozen first, so that the feedback is there before the agent can see the call's end.  Raises CgroupError where it could not
     be frozen or killed; a leaf that is gone has nobody in it.
     """
@@ -62,6 +65,8 @@ async def stop_call(root: int, leaf: Path | None, began_s: float, notice: Notice
         except cgroup.CgroupError as error:
             if error.errno not in (errno.ENOENT, errno.ENODEV):
                 not_frozen = error  # it is told and killed all the same; the agent may see the end first
+        if first is not None:
+            await first()
         told = await tell_call(root, leaf, began_s, notice)
     finally:
         cgroup.kill(leaf)
