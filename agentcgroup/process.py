@@ -114,6 +114,12 @@ def parent(pid: int) -> int | None:
     return int(status[status.rindex(b")") + 2 :].split()[1]) if status else None
 
 
+def owner(pid: int) -> int | None:
+    """The user whose process it is (the real one: ``/proc/PID`` is root's where it may not be dumped); None when it is gone."""
+    lines = (_slurp(f"/proc/{pid}/status") or b"").splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith(b"Uid:")), None)
+
+
 def started_s(pid: int) -> float | None:
     """When a process was born (CLOCK_MONOTONIC, seconds, to a hundredth); None when it is gone."""
     status = _slurp(f"/proc/{pid}/stat")

@@ -1,13 +1,15 @@
 """A standard stream of another process, written to without ever waiting for who owns it.
 
 What a stream is, /proc says without asking a file system.  Pipes, FIFOs and terminals are opened again without waiting, sockets can be
-told not to wait, and files on local file systems take what is written.  Everything else (FUSE, NFS, devices) may hang in a write, and
+told not to wait, and files on local file systems take what is written (an overlay of a user namespace is none: what is below it
+may be anything).  Everything else (FUSE, NFS, devices) may hang in a write, and
 even in a close: a process of its own does it, which is given up when the time is over.
 """
 
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
 import re
 import socket
@@ -18,9 +20,11 @@ import time
 from dataclasses import dataclass
 from itertools import islice
 
+from agentcgroup import process
+
 DISCARDED = "/dev/null"
 MOST_GIVEN_UP = 8
-"""Processes that hang in a write at a time; where there are so many, nothing more is risked."""
+"""Processes that hang in a write at a time, for streams of one user; where there are so many, nothing more is risked for that user."""
 _AGAIN_S = 0.02
 _PIDFD_GETFD = 438
 _LOCAL = frozenset(
@@ -34,7 +38,6 @@ _LOCAL = frozenset(
         "tmpfs",
         "devtmpfs",
         "ramfs",
-        "overlay",
         "zfs",
         "bcachefs",
         "jfs",
@@ -45,7 +48,8 @@ _LOCAL = frozenset(
 _DEVICES = frozenset({"devtmpfs", "devpts", "tmpfs"})
 _TERMINAL = re.compile(r"/dev/(pts/\d+|tty\w*|console)( \(deleted\))?")
 _libc = ctypes.CDLL(None, use_errno=True)
-_given_up: set[asyncio.Task[None]] = set()
+_given_up: dict[asyncio.Task[None], int] = {}
+"""What waits for the end of each writer, and whose stream that has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ def is_read_by(pid: int, most: int = 64) -> set[str]:
 
 
 async def write(one: Stream, pidfd: int, data: bytes, deadline: float) -> bool:
-    """Write to the stream of the process that ``pidfd`` is, until ``deadline`` (CLOCK_MONOTONIC, seconds); False when nothing went."""
+    """Write to the stream of the process that ``pidfd`` is, until ``deadline`` (CLOCK_MONOTONIC, seconds); False when not all went."""
     kind = _kind(one)
     if kind == "other" and one.leads_to.startswith("anon_inode:"):
         return False  # an eventfd or the like: nobody reads text there
@@ -90,7 +94,8 @@ async def write(one: Stream, pidfd: int, data: bytes, deadline: float) -> bool:
         if os.readlink(f"/proc/self/fd/{taken}") != one.leads_to:
             return False  # it was changed meanwhile, perhaps to something that hangs
         while True:
-            if _write_now(kind, taken, data):
+            data = data[_write_now(kind, taken, data) :]
+            if not data:
                 return True
             if time.monotonic() > deadline:
                 return False
@@ -104,21 +109,23 @@ async def write(one: Stream, pidfd: int, data: bytes, deadline: float) -> bool:
             threading.Thread(target=os.close, args=(taken,), daemon=True).start()
 
 
-def _write_now(kind: str, taken: int, data: bytes) -> bool:
-    """Try once.  Raises OSError where it will never be possible."""
+def _write_now(kind: str, taken: int, data: bytes) -> int:
+    """Try once; returns how many bytes went.  Raises OSError where it will never be possible."""
     try:
         if kind == "socket":
             with socket.socket(fileno=os.dup(taken)) as duplicate:
-                return duplicate.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) > 0
+                return duplicate.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         if kind == "file" and not stat.S_ISFIFO(mode := os.fstat(taken).st_mode):
-            return stat.S_ISREG(mode) and os.write(taken, data) > 0
+            if not stat.S_ISREG(mode):
+                raise OSError(errno.EINVAL, "no file any more")
+            return os.write(taken, data)
         again = os.open(f"/proc/self/fd/{taken}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         try:
-            return os.write(again, data) > 0
+            return os.write(again, data)
         finally:
             os.close(again)
     except BlockingIOError:
-        return False
+        return 0
 
 
 def _kind(one: Stream) -> str:
@@ -134,7 +141,18 @@ def _kind(one: Stream) -> str:
 
 def _is_local_file(one: Stream) -> bool:
     """Whether a descriptor is on a file system that answers by itself."""
-    return not one.leads_to.startswith("/dev/") and _file_system(one) in _LOCAL
+    if one.leads_to.startswith("/dev/"):
+        return False
+    kind = _file_system(one)
+    return kind in _LOCAL or (kind == "overlay" and _is_in_our_user_namespace(one.pid))
+
+
+def _is_in_our_user_namespace(pid: int) -> bool:
+    """Where only root mounts what there is to be seen."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/user") == os.readlink("/proc/self/ns/user")
+    except OSError:
+        return False
 
 
 def _file_system(one: Stream) -> str:
@@ -170,13 +188,17 @@ pidfd, number, expected = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 taken = ctypes.CDLL(None).syscall({_PIDFD_GETFD}, pidfd, number, 0)
 if taken < 0 or os.readlink("/proc/self/fd/%d" % taken) != expected:
     sys.exit(1)
-os._exit(0 if os.write(taken, sys.stdin.buffer.read()) > 0 else 1)
+text = sys.stdin.buffer.read()
+while text:
+    text = text[os.write(taken, text):]
+os._exit(0)
 """
 
 
 async def _write_elsewhere(one: Stream, pidfd: int, data: bytes, deadline: float) -> bool:
     """Write in a process that may hang; it is killed at the deadline, and not waited for."""
-    if len(_given_up) >= MOST_GIVEN_UP:
+    owner = process.owner(one.pid)
+    if owner is None or list(_given_up.values()).count(owner) >= MOST_GIVEN_UP:
         return False
     reads, writes = os.pipe()
     try:
@@ -193,8 +215,8 @@ async def _write_elsewhere(one: Stream, pidfd: int, data: bytes, deadline: float
     finally:
         os.close(reads)
     ending = asyncio.create_task(_end_of(writer))
-    _given_up.add(ending)
-    ending.add_done_callback(_given_up.discard)
+    _given_up[ending] = owner
+    ending.add_done_callback(_given_up.pop)
     done, _ = await asyncio.wait([ending], timeout=max(0.0, deadline - time.monotonic()))
     if not done:
         with contextlib.suppress(ProcessLookupError):
@@ -207,5 +229,5 @@ async def _end_of(writer: asyncio.subprocess.Process) -> None:
 
 
 def given_up() -> int:
-    """How many processes hang in a write."""
+    """How many processes are in a write that may hang."""
     return len(_given_up)

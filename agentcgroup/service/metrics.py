@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, get_args
 
-from agentcgroup import __version__
+from agentcgroup import __version__, streams
 from agentcgroup.errors import AgentCgroupError, errno_words
 from agentcgroup.history import store
 from agentcgroup.model import Kind
@@ -68,9 +68,14 @@ def page(shown: Callable[[str], str]) -> bytes:
 
 def collect(shown: Callable[[str], str]) -> Iterator[Any]:
     """All metrics, as the client library has them."""
-    from prometheus_client.metrics_core import InfoMetricFamily
+    from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily
 
     yield InfoMetricFamily("agentcgroup_build", "The version that runs.", {"version": __version__})
+    yield GaugeMetricFamily(
+        "agentcgroup_hanging_writes",
+        "Processes of the daemon in a write that may hang, to a tool call's stream.",
+        streams.given_up(),
+    )
     yield from of_sessions({**one, "session": shown(one["session"])} for one in status.sessions())
     with contextlib.suppress(AgentCgroupError), store.reading(store.FILE) as history:
         yield from of_totals(store.totals(history))

@@ -30,14 +30,16 @@ async def tell_call(root: int, leaf: Path | None, began_s: float, notice: Notice
     ``began_s``: when the call began (CLOCK_MONOTONIC); where it has no leaf, a younger process that has the root's number is another.
     """
     deadline = time.monotonic() + PATIENCE_S
-    for one in _voices(root, leaf, discarded_too=not notice.stopped or bool(notice.left_by)):
-        if time.monotonic() > deadline:
-            break
+    waiting = _voices(root, leaf, discarded_too=not notice.stopped or bool(notice.left_by))
+    while waiting and (now := time.monotonic()) < deadline:
+        one, *waiting = waiting
         with _held(one.pid, leaf, began_s) as pidfd:
             if pidfd is None:
                 continue
             text = render(notice, process.variables(one.pid, FORMAT_VARIABLE).get(FORMAT_VARIABLE) == "json")
-            if await streams.write(one, pidfd, text, deadline):
+            # What is as full for another process is tried once; and one that is full leaves some time for the others.
+            waiting = [other for other in waiting if other.leads_to != one.leads_to]
+            if await streams.write(one, pidfd, text, now + (deadline - now) / 2 if waiting else deadline):
                 return True
     return False
 

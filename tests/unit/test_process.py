@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -62,3 +63,13 @@ def test_a_process_that_is_not_there_gives_nothing(pid: int) -> None:
     assert process.variables(pid, "A") == {}
     process.prefer_as_victim(pid, 1000)
     process.signal_all([pid], signal.SIGTERM)
+
+
+def test_whose_a_process_is_shows_where_its_files_in_proc_are_roots() -> None:
+    undumpable = "import ctypes; ctypes.CDLL(None).prctl(4, 0); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", undumpable], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert process.owner(child.pid) == os.getuid()
+        child.kill()
+    assert process.owner(2**22 + 5) is None

@@ -1,6 +1,7 @@
 """The daemon's pure parts: labels, addresses, metrics, what systemd is told, the unit."""
 
 import configparser
+import itertools
 import socket
 import struct
 import subprocess
@@ -14,6 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from agentcgroup import streams
 from agentcgroup.classify import SMALLEST_BUDGET_BYTES
 from agentcgroup.errors import AgentCgroupError
 from agentcgroup.model import CallRecord, Deed
@@ -94,6 +96,12 @@ def test_the_calls_that_were_counted_are_on_the_page() -> None:
     assert buckets == [("0.1", 1), ("1", 1), ("3", 2), ("+Inf", 3)]
     assert page["agentcgroup_tool_call_duration_seconds_sum", (of,)] == pytest.approx(5002.05)
     assert page["agentcgroup_tool_call_peak_bytes_count", (of,)] == 3
+
+
+def test_writes_that_may_hang_are_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "given_up", lambda: 3)
+    page = exposed(*itertools.islice(metrics.collect(str), 2))
+    assert page["agentcgroup_hanging_writes", ()] == 3
 
 
 def test_running_sessions_are_on_the_page_and_one_that_does_not_answer_is_down() -> None:

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from agentcgroup import streams
+from agentcgroup import process, streams
 
 HOLDER = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -83,9 +84,51 @@ def test_what_takes_one_byte_only_is_not_waited_for() -> None:
     terminal, slave = pty.openpty()
     fill(slave)
     os.read(terminal, 1)
-    told(slave, b"x" * 4096)  # a blocking write would wait for ever
+    assert not told(slave, b"x" * 4096)  # a blocking write would wait for ever
     os.close(terminal)
     os.close(slave)
+
+
+def test_what_takes_a_little_at_a_time_gets_all_of_it() -> None:
+    one, two = socket.socketpair()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    text = b"x" * 100_000
+    with ThreadPoolExecutor() as pool:
+        reader = pool.submit(lambda: sum(iter(lambda: len(two.recv(4096)), 0)))
+        assert told(one.fileno(), text, patience_s=60)
+        one.close()
+        assert reader.result() == len(text)
+    two.close()
+
+
+def test_an_overlay_is_a_local_file_system_only_where_root_alone_mounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(streams, "_file_system", lambda one: "overlay")
+    with open(tmp_path / "file", "wb") as opened, holder(opened.fileno()) as (pid, _):
+        one = streams.stream(pid, 2)
+        assert one is not None
+        assert streams._kind(one) == "file"
+        with subprocess.Popen(["unshare", "--user", "sh", "-c", "echo in; exec sleep 60"], stdout=subprocess.PIPE) as elsewhere:
+            assert elsewhere.stdout is not None
+            if elsewhere.stdout.readline() != b"in\n":
+                pytest.skip("user namespaces are not allowed here")
+            assert streams._kind(streams.Stream(elsewhere.pid, 2, one.leads_to)) == "other"
+            elsewhere.kill()
+
+
+def test_one_users_hanging_streams_take_nothing_from_another_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(streams, "_is_local_file", lambda one: False)
+
+    async def tell(user: int) -> bool:
+        monkeypatch.setattr(process, "owner", lambda pid: user)
+        with open(tmp_path / "far", "wb") as opened, holder(opened.fileno()) as (pid, pidfd):
+            one = streams.stream(pid, 2)
+            assert one is not None
+            hangs = {asyncio.create_task(asyncio.sleep(0)): 1000 for _ in range(streams.MOST_GIVEN_UP)}
+            monkeypatch.setattr(streams, "_given_up", hangs)
+            return await streams.write(one, pidfd, b"text", time.monotonic() + 60)
+
+    assert not asyncio.run(tell(1000))
+    assert asyncio.run(tell(1001))
 
 
 @pytest.mark.parametrize("name", ["/dev/null", "/dev/pts/7", "/dev/tty"])

@@ -1,6 +1,7 @@
 """To whom of a call's processes something is said."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from agentcgroup import cgroup
 from agentcgroup.control_events import Notice
+from agentcgroup.session import voice
 from agentcgroup.session.voice import _voices, stop_call
 
 
@@ -60,6 +62,21 @@ def test_a_younger_process_that_has_the_roots_number_is_neither_told_nor_killed(
         assert other.wait() == -signal.SIGKILL
         assert other.stderr is not None
         assert b"this command was stopped" in other.stderr.read()
+
+
+def test_a_stream_that_is_full_leaves_time_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voice, "PATIENCE_S", 5)
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writes, b"x" * 4096)
+    with subprocess.Popen(["sleep", "60"], stderr=writes, stdout=subprocess.PIPE) as child:
+        assert stop(child.pid, None, time.monotonic())
+        assert child.stdout is not None
+        assert b"this command was stopped" in child.stdout.read()
+    os.close(reads)
+    os.close(writes)
 
 
 def test_a_call_that_cannot_be_frozen_is_killed_and_that_is_said_and_one_that_is_gone_is_not(tmp_path: Path) -> None:
