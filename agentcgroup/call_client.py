@@ -10,6 +10,7 @@ import sys
 from itertools import pairwise
 
 from agentcgroup.errors import AgentCgroupError
+from agentcgroup.text import clean
 
 _SLICE = "agentcgroup.slice"
 _PATIENCE_S = 2.0
@@ -25,11 +26,11 @@ def main(arguments: list[str]) -> int:
         declare(session)
     except (OSError, ValueError) as error:
         # The command matters more than its cgroup.
-        print(f"agentcgroup: exec: running without a cgroup of its own: {error}", file=sys.stderr)
+        print(f"agentcgroup: exec: running without a cgroup of its own: {clean(str(error))}", file=sys.stderr)
     try:
         os.execvp(command[0], command)
     except OSError as error:
-        print(f"agentcgroup: {command[0]} can't be executed: {error.strerror}", file=sys.stderr)
+        print(f"agentcgroup: {clean(command[0])} can't be executed: {error.strerror}", file=sys.stderr)
         return 127 if isinstance(error, FileNotFoundError) else 126
 
 

@@ -12,6 +12,7 @@ from agentcgroup.hints import parse_hint
 from agentcgroup.policy import Policy, load_policy
 from agentcgroup.process import Facts
 from agentcgroup.session.start import session_budget
+from agentcgroup.text import LONGEST_LINE, clean
 from agentcgroup.units import format_duration, format_size
 
 
@@ -37,7 +38,7 @@ def explain(
     limits = apply_hint(policy, budget, granted, hint)
     none = "none"
     rows = {
-        "command": found.command + (f"  ({', then '.join(found.steps)})" if found.steps else ""),
+        "command": found.command + (f" ({', then '.join(found.steps)})" if found.steps else ""),
         "programs": ", ".join(f"{display(words[:1])}: {one.name}" for words, one in classes) or none,
         "class": granted.name + (" (a helper: not counted as a tool call)" if granted.kind == "helper" else ""),
         "rule": granted.rule + (f", hint {hint_text}" if hint else ""),
@@ -51,7 +52,7 @@ def explain(
     if agent:
         rows["whose"] = _whose(policy, argv, agent, environment)
     for key, value in rows.items():
-        print(f"{key:10} {value}")
+        print(f"{key:10} {clean(value, LONGEST_LINE)}")
     return 0
 
 

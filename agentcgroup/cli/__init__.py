@@ -30,6 +30,9 @@ def main() -> int:
         return 130
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own usage errors
-            print(f"agentcgroup: {error.format_message()}\n  agentcgroup --help lists commands and options", file=sys.stderr)
+            print(
+                f"agentcgroup: {clean_lines(error.format_message())}\n  agentcgroup --help lists commands and options",
+                file=sys.stderr,
+            )
             return 2
         raise

@@ -116,12 +116,14 @@ def explain(
 def policy_check(file: Annotated[Path, typer.Argument(help="The policy file.")]) -> None:
     """Check a policy file; each mistake with file, line and key.  Exit 2 if there is one."""
     from agentcgroup.policy import load_policy
+    from agentcgroup.text import clean
 
     loaded = load_policy(file)
     base = "extends the shipped policy, in all " if loaded.extends else ""
-    typer.echo(f"{file}: ok, {base}{len(loaded.classes)} classes, {len(loaded.agents)} known agents")
+    name = clean(str(file))
+    typer.echo(f"{name}: ok, {base}{len(loaded.classes)} classes, {len(loaded.agents)} known agents")
     if not loaded.classes:
-        typer.echo(f"{file}: no command has a class of its own here; add 'extends: default' to keep the shipped ones", err=True)
+        typer.echo(f"{name}: no command has a class of its own here; add 'extends: default' to keep the shipped ones", err=True)
 
 
 @policy_app.command("explain", context_settings=_COMMAND)

@@ -21,6 +21,7 @@ from agentcgroup.history import store
 from agentcgroup.history.figures import ClassFigures, Figures, Row, figures, length, stopped
 from agentcgroup.notable import deed_words, news, own_words
 from agentcgroup.session.report import exit_words, kind_words, or_dash
+from agentcgroup.text import clean
 from agentcgroup.units import format_duration, format_size
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 1000, 260, 64, 14, 24
@@ -189,7 +190,7 @@ def write(name: str | None, out: Path | None) -> int:
         write_anew(file, text.encode(errors="replace"))
     except OSError as error:
         raise AgentCgroupError(f"{file} can't be written", errno_words(error), "give another file with --out") from None
-    print(file)
+    print(clean(str(file)))
     return 0
 
 

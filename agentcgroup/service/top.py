@@ -180,7 +180,7 @@ class Top(App[None]):
     def _ask(self, session: str, **request: Any) -> None:
         answer = status.ask(session, **request)
         if "error" in answer:
-            self.notify(answer["error"], severity="error")
+            self.notify(answer["error"], severity="error", markup=False)
         self.look()
 
 

@@ -1,5 +1,6 @@
 """The command line: what it refuses, in which words, with which exit code."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,46 @@ def test_bad_input_exits_2_with_a_clear_line_and_no_traceback(words: list[str], 
     assert expected in done.stderr
     assert done.stderr.startswith("agentcgroup: ")
     assert "Traceback" not in done.stderr
+
+
+EVIL = "\x1b]0;owned\x07\u202e\udcff"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["policy", "explain", "--", EVIL],
+        ["policy", "explain", "--", "sh", "-c", f"{EVIL} && make"],
+        ["policy", "explain", "--agent", EVIL, "--", "ls"],
+        ["policy", "check", f"/none/{EVIL}"],
+        ["run", "--", f"/none/{EVIL}"],
+        ["run", "--name", EVIL, "--", "true"],
+        ["run", "--memory", EVIL, "--", "true"],
+        ["run", f"--{EVIL}", "--", "true"],
+        ["exec", "--hint", f"memory:{EVIL}", "--", "true"],
+        ["explain", EVIL],
+        ["explain", f"x/{EVIL}"],
+        ["history", "--since", EVIL],
+        ["report", EVIL],
+        [EVIL],
+    ],
+)
+def test_whatever_is_typed_nothing_reaches_the_terminal_but_text(words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "agentcgroup", *words], capture_output=True, env=os.environ | {"PYTHONUTF8": "1"}
+    )
+    said = (done.stdout + done.stderr).decode()
+    assert said.strip()
+    assert all(line.isprintable() for line in said.splitlines()), said
+    assert "Traceback" not in said
+
+
+def test_a_policy_file_may_have_any_name(tmp_path: Path) -> None:
+    file = tmp_path / f"{EVIL}.yaml"
+    file.write_text("version: 1\n")
+    done = agentcgroup("policy", "check", str(file))
+    assert done.returncode == 0
+    assert all(line.isprintable() for line in (done.stdout + done.stderr).splitlines())
 
 
 def test_a_command_that_is_not_there_is_127_as_a_shell_has_it() -> None:

@@ -13,7 +13,7 @@ WRAPPED = ("bash", "-c", "source /x/snapshot-bash-1.sh || true && eval 'cd a && 
 def test_each_step_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert explain(WRAPPED, None, "2G", "", "claude code", ["CLAUDE_CODE_CHILD_SESSION"]) == 0
     shown = capsys.readouterr().out
-    assert "cd a && pytest  (the text of bash -c, then eval)" in shown
+    assert "cd a && pytest (the text of bash -c, then eval)" in shown
     assert "pytest: test" in shown
     assert "the model's call (has CLAUDE_CODE_CHILD_SESSION)" in shown
 

@@ -90,3 +90,20 @@ def test_it_shows_fifty_sessions_and_freezes_the_call_under_the_cursor(
             await pilot.press("q")
 
     asyncio.run(use())
+
+
+def test_what_a_session_answers_is_shown_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "sessions", lambda: [session("a", call(1))])
+    monkeypatch.setattr(status, "ask", lambda name, **request: {"error": "[bold]no[/bold] [link=x"})
+
+    async def use() -> None:
+        app = Top()
+        async with app.run_test() as pilot:
+            await app.workers.wait_for_complete()
+            await pilot.pause()
+            await pilot.press("down", "f")
+            await pilot.pause()
+            assert [(one.message, one.markup) for one in app._notifications] == [("[bold]no[/bold] [link=x", False)]
+            await pilot.press("q")
+
+    asyncio.run(use())
