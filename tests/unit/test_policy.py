@@ -16,6 +16,13 @@ def test_the_shipped_policy_is_valid_and_knows_the_usual_commands() -> None:
     assert {rule.name for rule in policy.agents} >= {"claude code", "codex", "gemini cli", "mini-swe-agent"}
 
 
+def test_the_policy_in_the_readme_is_one() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text().split("```yaml\n", 1)[1].split("```", 1)[0]
+    policy = parse_policy(text, "README.md")
+    assert policy.agents[0].name == "mine"
+    assert {rule.name for rule in policy.classes} == {rule.name for rule in load_policy().classes}
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
