@@ -89,6 +89,10 @@ struct oom_control {
 	struct mem_cgroup *memcg;
 };
 
+struct list_head {
+	struct list_head *next;
+};
+
 struct mm_struct {
 	unsigned long env_start;
 	unsigned long env_end;
@@ -131,6 +135,8 @@ struct task_struct {
 	unsigned int memcg_nr_pages_over_high;
 	__u64 self_exec_id;
 	struct task_struct *real_parent;
+	struct list_head children;
+	struct list_head sibling;
 	struct task_struct *group_leader;
 	struct signal_struct *signal;
 	struct mm_struct *mm;

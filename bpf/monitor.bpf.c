@@ -15,6 +15,7 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
+#include "births.h"
 #include "compat.h"
 #include "events.h"
 #include "hint.h"
@@ -30,8 +31,6 @@ char LICENSE[] SEC("license") = "GPL";
 static __always_inline void forked(struct task_struct *parent, struct task_struct *child, bool again)
 {
 	struct place *place = place_of(child);
-	struct tracked new = {.exec_id = child->self_exec_id};
-	struct event *event;
 	__u32 pid = child->tgid;
 
 	if (!place || child->pid != child->tgid)
@@ -40,12 +39,8 @@ static __always_inline void forked(struct task_struct *parent, struct task_struc
 		__sync_fetch_and_add(&place->forks, 1);
 	if (place->role != PLACE_AGENT || (again && bpf_map_lookup_elem(&tracked, &pid)))
 		return;
-	bpf_map_update_elem(&tracked, &pid, &new, 0);
-	event = begin(EVENT_FORK, cgroup_of(child), parent->tgid);
-	if (event) {
-		event->amount = pid;
-		submit(event);
-	}
+	make_birth_good(parent);
+	tell_birth(cgroup_of(child), parent->tgid, pid, child->self_exec_id);
 }
 
 SEC("tp_btf/sched_process_fork")
@@ -87,6 +82,7 @@ static __always_inline void execed(struct task_struct *task, bool again)
 		return;
 	find_hint(task, &search);
 	if (place->role == PLACE_AGENT) {
+		make_birth_good(task);
 		bpf_map_update_elem(&tracked, &pid, &fresh, 0);
 	} else {
 		/* Inside a call only a new hint is news, and what its root becomes; or all that starts in it. */
@@ -142,6 +138,7 @@ static __always_inline void exited(struct task_struct *task)
 	/* The last thread to leave ends the process. */
 	if (!place || signal->live.counter)
 		return;
+	make_children_good(task);
 	hidden = hides_a_program(place, task, pid);
 	/* Two last threads at once both come here, and the second program; one finds the entry. */
 	if (bpf_map_delete_elem(&tracked, &pid))

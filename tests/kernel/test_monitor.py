@@ -104,6 +104,33 @@ def test_a_program_that_nothing_told_of_is_told_at_its_end(monkeypatch: pytest.M
     ]  # fmt: skip
 
 
+def test_a_birth_that_nothing_told_of_is_told_with_the_end_of_its_parent_and_before_its_program(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An orphan (the subshell) has nobody left who could say whose it is."""
+    monkeypatch.setattr("agentcgroup.sources.monitor._is_needless", lambda name: name in {"on_fork", "again_fork"})
+    monkeypatch.setattr("agentcgroup.sources.monitor._NEEDED", {"on_populated"})
+    with listening() as ear:
+        os.mkfifo(gate := tmp_path / "gate")
+        sh = ear.run(ear.agent, "sh", "-c", f"(read line <{gate}; /bin/true; :) &")
+        before = [type(event) for event in ear.listen()]
+        gate.write_text("\n")
+        said = ear.listen()
+    orphan, program = (event.child for event in said if isinstance(event, Forked))
+    assert before == [Execed, Forked, Exited]
+    assert said[1][:2] == (sh, orphan)
+    assert said[3][:2] == (orphan, program)
+    assert [(type(event), event.pid) for event in said[4:]] == [(Execed, program), (Exited, program), (Exited, orphan)]
+
+
+def test_a_process_that_came_from_a_call_is_told_as_born_before_its_children(ear: Ear) -> None:
+    """Births inside a call are not told, and this one goes to the agent domain by itself."""
+    ear.run(ear.leaf, "sh", "-c", f'(echo 0 >{ear.agent}/cgroup.procs; (:); :); :')
+    born = [event for event in ear.listen() if isinstance(event, Forked)]
+    assert len(born) == 2
+    assert born[1].parent == born[0].child
+
+
 def test_the_end_by_a_signal_and_of_a_threaded_program_is_told_once(ear: Ear) -> None:
     ear.run(ear.agent, "sh", "-c", "kill -9 $$")
     ear.run(
