@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,10 +87,43 @@ def assert_nothing_left() -> None:
 
 def wait_for(path: Path, seconds: float = 240) -> None:
     """Wait until a file or folder is there."""
+    until(path.exists, f"{path} did not appear", seconds)
+
+
+def until(condition: Callable[[], Any], words: str, seconds: float = 240) -> None:
+    """Wait until something is so; ``words`` say what never was."""
     deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not appear"
+    while not condition():
+        assert time.monotonic() < deadline, words
         time.sleep(0.05)
+
+
+def frozen() -> list[Path]:
+    """The leaves that are frozen, of all sessions."""
+    found = []
+    for file in SLICE.glob("*/tools/*/cgroup.freeze"):
+        with suppress(OSError):
+            if file.read_text().strip() == "1":
+                found.append(file.parent)
+    return found
+
+
+@contextmanager
+def once_frozen(go_on: Path) -> Iterator[None]:
+    """Make a file as soon as a call has been frozen for a second: what another one holds memory for, however slow the machine is."""
+
+    def watch() -> None:
+        with suppress(AssertionError):  # whoever waited for nothing is found out by what the sessions report
+            until(frozen, "nobody was frozen")
+            time.sleep(1)
+        go_on.touch()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def own_processes(run: int) -> list[int]:

@@ -1,9 +1,20 @@
 /* Allocate and touch memory in steps: steps MIB:SECONDS [MIB:SECONDS...], each a size to have in all and for how long.
- * Instead of SECONDS, the absolute path of a file: until it is there. */
+ * Instead of SECONDS, the absolute path of a file: until it is there; the file PATH.MIB says meanwhile that it has that much. */
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include "placed.h"
+
+static void wait_for(const char *path, size_t mib)
+{
+	char has[512];
+
+	snprintf(has, sizeof(has), "%s.%zu", path, mib);
+	close(open(has, O_CREAT | O_WRONLY, 0644));
+	while (access(path, F_OK))
+		usleep(50000);
+}
 
 int main(int argc, char **argv)
 {
@@ -24,8 +35,7 @@ int main(int argc, char **argv)
 			had = bytes;
 		}
 		if (colon[1] == '/')
-			while (access(colon + 1, F_OK))
-				usleep(50000);
+			wait_for(colon + 1, had >> 20);
 		else
 			usleep(atof(colon + 1) * 1e6);
 	}

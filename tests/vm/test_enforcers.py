@@ -65,7 +65,7 @@ def test_a_braked_leaf_grows_slowly_and_as_fast_as_ever_when_it_is_released(enfo
     if not isinstance(enforcer, InKernel) and not can_brake():
         pytest.skip("this kernel's cpu.max stops tasks that hold kernel locks (before 6.18), and is not used as a brake")
     for _ in range(2):  # the second time it starts from released
-        assert slowdown(enforcer, leaf) > 4
+        assert slowdown(enforcer, leaf) > 2  # about 1 without a brake
 
 
 def test_a_frozen_leaf_stands_still_and_goes_on(enforcer: Enforcer, leaf: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.harness import SLICE, assert_nothing_left, command, governor, policy, script, wait_for
+from tests.vm.harness import SLICE, assert_nothing_left, command, governor, policy, script, until, wait_for
 
 pytestmark = pytest.mark.outer_kernels
 _TOLD_PER_SECOND = 16 / 0.134
@@ -34,16 +34,16 @@ def test_leaves_that_vanish_are_made_again(tmp_path: Path) -> None:
 @pytest.mark.one_kernel
 def test_a_session_stopped_by_systemd_ends_in_order(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    agent = [sys.executable, "-c", "import subprocess; subprocess.run('sleep 60; true', shell=True, stdout=subprocess.PIPE)"]
+    agent = [sys.executable, "-c", "import subprocess; subprocess.run('sleep 600; true', shell=True, stdout=subprocess.PIPE)"]
     run = subprocess.Popen(command("--name", "halted", "--report", str(report), agent=agent), stderr=subprocess.PIPE, text=True)
-    wait_for(SLICE / "agentcgroup-halted.scope/tools/tool-2")
-    time.sleep(0.5)
+    wait_for(procs := SLICE / "agentcgroup-halted.scope/tools/tool-1/cgroup.procs")
+    until(lambda: len(procs.read_text().split()) == 2, "the call did not begin")
     subprocess.run(["systemctl", "stop", "agentcgroup-halted.scope"], check=True)
     _, err = run.communicate(timeout=240)
     assert run.returncode == -signal.SIGTERM  # as the agent ended
     assert "Traceback" not in err
     (call,) = json.loads(report.read_text())["calls"]
-    assert call["command"] == "sleep 60; true"
+    assert call["command"] == "sleep 600; true"
     assert_nothing_left()
 
 
@@ -61,6 +61,7 @@ while not stopped.exists(): time.sleep(0.05)
 ended = [call(f"true {{number}}; true") for number in range(10)]
 late = call("(sleep 200; true) & sleep 200; true")
 for one in ended: one.wait()
+pathlib.Path({str(tmp_path / "ended")!r}).touch()
 while not resumed.exists(): time.sleep(0.05)
 pids = [late.pid, *map(int, open(f"/proc/{{late.pid}}/task/{{late.pid}}/children").read().split())]
 for pid in pids:
@@ -81,7 +82,7 @@ late.kill()
     stopped = governor(run.pid)
     os.kill(stopped, signal.SIGSTOP)
     (tmp_path / "stopped").touch()
-    time.sleep(2)
+    wait_for(tmp_path / "ended")
     os.kill(stopped, signal.SIGCONT)
     (tmp_path / "resumed").touch()
     out, _ = run.communicate(timeout=240)

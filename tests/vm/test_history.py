@@ -44,11 +44,13 @@ def test_the_history_tells_of_each_call_what_the_report_tells(hog: str, tmp_path
 
 
 def test_a_call_whose_governor_was_killed_is_not_forgotten(tmp_path: Path) -> None:
-    began = tmp_path / "began"
-    words = command("--name", "orphan", agent=["sh", "-c", f"sh -c 'sleep 2.5; touch {began}; sleep 1' | cat; true"])
+    began, killed = tmp_path / "began", tmp_path / "killed"
+    call = f"sleep 2.5; touch {began}; until [ -e {killed} ]; do sleep 0.1; done"
+    words = command("--name", "orphan", agent=["sh", "-c", f"sh -c '{call}' | cat; true"])
     with subprocess.Popen(words, stderr=subprocess.DEVNULL) as run:
         wait_for(began)
         os.kill(governor(run.pid), signal.SIGKILL)
+        killed.touch()
         assert run.wait() == 0
     kept = json.loads(agentcgroup("history", "--session", "orphan", "--json"))
     assert [(call["duration_s"], call["exit_status"]) for call in kept if "touch" in call["command"]] == [(None, None)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.harness import EVENTS, TRIES, assert_nothing_left, command, policy, script, session
+from tests.vm.harness import EVENTS, TRIES, assert_nothing_left, command, once_frozen, policy, script, session
 
 SMALL = "default: {memory: 64M}\n"
 
@@ -83,24 +83,31 @@ def test_page_cache_at_the_limit_stops_nobody(tmp_path: Path) -> None:
 
 
 @EVENTS
-def test_several_calls_of_one_session_that_do_not_fit_together_wait_for_each_other(events: str, hog: str, tmp_path: Path) -> None:
-    calls: list[dict[str, str | float]] = [
-        {"command": f"{hog} 250 14"},
-        {"command": f"sleep 6; {hog} 320 1", "after": 1},  # it is the second, however fast each of them starts
+def test_several_calls_of_one_session_that_do_not_fit_together_wait_for_each_other(
+    events: str, steps: str, tmp_path: Path
+) -> None:
+    enough = tmp_path / "enough"
+    calls = [
+        {"command": f"{steps} 250:{enough}"},
+        {"command": f"until [ -e {enough}.250 ]; do sleep 0.1; done; {steps} 320:1"},
     ]
     rule = policy(tmp_path, "default: {memory: 100%}\n")
-    done, said = script(tmp_path, calls, "--events", events, "--memory", "640M", "--policy", str(rule), parallel=2)
+    with once_frozen(enough):
+        done, said = script(tmp_path, calls, "--events", events, "--memory", "640M", "--policy", str(rule), parallel=2)
     assert [call["returncode"] for call in said] == [0, 0], done.stderr
     assert [deed for call in done.calls for deed in call["deeds"] if deed["what"].startswith("waited")]
     assert done.report["agent"]["out_of_memory_kills"] == 0
 
 
 def test_a_leaking_agent_is_stopped_at_its_own_cap_with_a_message_and_its_neighbour_goes_on(hog: str, tmp_path: Path) -> None:
-    other = subprocess.Popen(command("--name", "neighbour", agent=["sleep", "12"]), stderr=subprocess.PIPE, text=True)
+    over = tmp_path / "over"
+    agent = ["sh", "-c", f"until [ -e {over} ]; do sleep 0.3; done"]
+    other = subprocess.Popen(command("--name", "neighbour", agent=agent), stderr=subprocess.PIPE, text=True)
     done = session(tmp_path, "--memory", "512M", agent=[hog, "1500"])
     assert done.code == -9
     assert "the agent itself reached its memory cap of 256M" in done.stderr
     assert done.report["agent"]["out_of_memory_kills"] == 1
+    over.touch()
     assert other.wait(240) == 0
     assert "out of memory" not in (other.stderr.read() if other.stderr else "")
     assert_nothing_left()

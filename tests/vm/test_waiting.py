@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agentcgroup.host.arbiter import NAME, SOCKET
-from tests.vm.harness import AGENTS, SLICE, assert_nothing_left, command
+from tests.vm.harness import AGENTS, SLICE, assert_nothing_left, command, frozen, once_frozen, until, wait_for
 
 pytestmark = pytest.mark.outer_kernels
 
@@ -52,9 +52,14 @@ def finish(run: "subprocess.Popen[str]", folder: Path, name: str) -> dict[str, A
     return dict(json.loads((folder / f"{name}.json").read_text()))
 
 
-def tool(hog: str, mib: int, hold_s: float, hint: str = "") -> str:
+def tool(program: str, hint: str = "") -> str:
     """A tool call as a shell command; its output is captured, as an agent's would be."""
-    return f"x=$({hint} {hog} {mib} {hold_s} 2>&1)"
+    return f"x=$({hint} {program} 2>&1)"
+
+
+def when(file: Path) -> str:
+    """The beginning of an agent that waits for a file."""
+    return f"until [ -e {file} ]; do sleep 0.3; done; "
 
 
 def agentcgroup(*words: str) -> "subprocess.CompletedProcess[str]":
@@ -74,14 +79,15 @@ def deeds(report: dict[str, Any], what: str) -> list[dict[str, Any]]:
     ],
 )
 def test_two_bursts_that_do_not_fit_at_once_both_finish(
-    tmp_path: Path, hog: str, small_host: None, events: str, hint: str
+    tmp_path: Path, steps: str, small_host: None, events: str, hint: str
 ) -> None:
     options = ("--memory", "1G", "--events", events)
-    begun = tmp_path / "begun"
-    first = start(tmp_path, "first", f"sleep 1; : >{begun}; " + tool(hog, 420, 4, hint), *options, "--priority", "high")
-    after = f"until [ -e {begun} ]; do sleep 0.1; done; sleep 1.5; "
-    second = start(tmp_path, "second", after + tool(hog, 420, 0.5, hint), *options, "--priority", "low")
-    high, low = finish(first, tmp_path, "first"), finish(second, tmp_path, "second")
+    enough = tmp_path / "enough"
+    first = start(tmp_path, "first", "sleep 1; " + tool(f"{steps} 420:{enough}", hint), *options, "--priority", "high")
+    after = when(tmp_path / "enough.420")
+    second = start(tmp_path, "second", after + tool(f"{steps} 420:0.5", hint), *options, "--priority", "low")
+    with once_frozen(enough):
+        high, low = finish(first, tmp_path, "first"), finish(second, tmp_path, "second")
     waited = deeds(low, "waited")
     # Where both began before either could be told, the first may wait for a moment, too.
     assert sum(deed["lasted_s"] for deed in deeds(high, "waited")) < 0.5
@@ -95,40 +101,26 @@ def test_two_bursts_that_do_not_fit_at_once_both_finish(
 
 
 @pytest.mark.one_kernel
-def test_what_fits_at_once_is_left_alone(tmp_path: Path, hog: str, small_host: None) -> None:
-    runs = [start(tmp_path, name, tool(hog, 200, 1.5), "--memory", "400M") for name in ("first", "second")]
-    for run, name in zip(runs, ("first", "second"), strict=True):
+def test_what_fits_at_once_is_left_alone(tmp_path: Path, steps: str, small_host: None) -> None:
+    enough, names = tmp_path / "enough", ("first", "second")
+    held = {name: tool(f"{steps} 200:{enough}-{name}") for name in names}
+    runs = [start(tmp_path, name, held[name], "--memory", "400M") for name in names]
+    for name in names:
+        wait_for(tmp_path / f"enough-{name}.200")
+    for run, name in zip(runs, names, strict=True):
+        (tmp_path / f"enough-{name}").touch()
         assert not deeds(finish(run, tmp_path, name), "waited")
-
-
-def frozen() -> list[Path]:
-    return [path.parent for path in SLICE.glob("*/tools/*/cgroup.freeze") if read(path).strip() == b"1"]
-
-
-def wait_until_frozen() -> None:
-    deadline = time.monotonic() + 240
-    while not frozen():
-        assert time.monotonic() < deadline, "nobody was frozen"
-        time.sleep(0.05)
-
-
-def wait_until_it_holds(session: str, mib: int) -> None:
-    deadline = time.monotonic() + 60
-    while not any(int(read(file) or 0) >= mib << 20 for file in SLICE.glob(f"*-{session}*/tools/*/memory.current")):
-        assert time.monotonic() < deadline, {str(file): read(file) for file in SLICE.glob("**/memory.current")}
-        time.sleep(0.05)
 
 
 @pytest.mark.one_kernel
 @pytest.mark.parametrize("victim", ["host", "host and governor"])
-def test_nobody_stays_frozen_when_the_host_process_dies(tmp_path: Path, hog: str, small_host: None, victim: str) -> None:
-    begun = tmp_path / "begun"
-    first = start(tmp_path, "first", f": >{begun}; " + tool(hog, 420, 15), "--memory", "1G", "--priority", "high")
+def test_nobody_stays_frozen_when_the_host_process_dies(tmp_path: Path, steps: str, small_host: None, victim: str) -> None:
+    enough = tmp_path / "enough"
+    first = start(tmp_path, "first", tool(f"{steps} 420:{enough}"), "--memory", "1G", "--priority", "high")
     # Frozen for what it says that it needs; let go by the host process's death, both do fit.
-    call = tool(hog, 180, 0.01, HINT)
-    after = f"until [ -e {begun} ]; do sleep 0.1; done; sleep 1; "
-    second = start(tmp_path, "second", after + call, "--memory", "1G", "--priority", "low")
-    wait_until_frozen()
+    call = tool(f"{steps} 180:{enough}", HINT)
+    second = start(tmp_path, "second", when(tmp_path / "enough.420") + call, "--memory", "1G", "--priority", "low")
+    until(frozen, "nobody was frozen")
     (host,) = (int(folder.name) for folder in Path("/proc").glob("[0-9]*") if NAME.encode() in read(folder / "comm"))
     os.kill(host, signal.SIGKILL)
     if victim != "host":
@@ -136,6 +128,7 @@ def test_nobody_stays_frozen_when_the_host_process_dies(tmp_path: Path, hog: str
     deadline = time.monotonic() + 30
     while frozen() and time.monotonic() < deadline:
         time.sleep(0.01)
+    enough.touch()
     if victim == "host":
         # Let go at once; a new host process comes, and may stop it again.
         assert finish(first, tmp_path, "first")["calls"]
@@ -161,9 +154,10 @@ def test_when_waiting_can_not_help_one_is_stopped_and_its_agent_is_told(tmp_path
     go_on = tmp_path / "go-on"
     agent = f"{steps} 330:{go_on} 600:1 >{tmp_path}/out 2>{tmp_path}/told"
     low = start(tmp_path, "low", agent, "--memory", "1G", "--priority", "low")
-    wait_until_it_holds("low", 300)
+    wait_for(tmp_path / "go-on.330")
+    (tmp_path / "go-on.330").unlink()
     high = start(tmp_path, "high", f"x=$({steps} 330:{go_on} 600:1)", "--memory", "1G", "--priority", "high")
-    wait_until_it_holds("high", 300)
+    wait_for(tmp_path / "go-on.330")
     go_on.touch()
     assert not deeds(finish(high, tmp_path, "high"), "stopped")
     low.communicate(timeout=240)
