@@ -40,10 +40,7 @@ def loaded() -> Iterator[scheduler.Scheduler]:
 
 def wait_for_no_host() -> None:
     """An earlier test's host process has gone, and its scheduler with it."""
-    deadline = time.monotonic() + 20
-    while state() != "disabled":
-        assert time.monotonic() < deadline, f"sched_ext is {state()}"
-        time.sleep(0.1)
+    wait_for_state("disabled")
 
 
 def start(leaf: Path, enforcer: InKernel, code: str) -> "subprocess.Popen[bytes]":
@@ -58,7 +55,7 @@ def start(leaf: Path, enforcer: InKernel, code: str) -> "subprocess.Popen[bytes]
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -179,7 +176,7 @@ def test_every_hold_ends(loaded: scheduler.Scheduler, hog: str) -> None:
     with leaves(1) as [leaf], interruptions():
         task = start(leaf, enforcer, f"i=0; while [ $i -lt {TRIES or 40} ]; do i=$((i+1)); {hog} 3; done")
         enforcer.grant(leaf, 1 << 20)
-        task.wait(TRIES + 100)
+        task.wait(TRIES + 400)
     assert scheduler.read_figures(loaded.figures_id).holds["grant"] > 40
     assert loaded.ejected() is None  # the kernel's watchdog does so after 10 s
 
@@ -249,7 +246,7 @@ def test_taken_out_by_the_watchdog_the_kernels_own_scheduler_goes_on() -> None:
             start(leaf, enforcer, SPIN)
             start(leaf, enforcer, SPIN)
             start(leaf, enforcer, SPIN)
-            deadline = time.monotonic() + 40
+            deadline = time.monotonic() + 120
             while (gone := stuck.ejected()) is None:
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
