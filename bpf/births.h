@@ -17,7 +17,8 @@
 
 #define CHILDREN 256 /* of one process that ends, looked at */
 
-static __always_inline void tell_birth(__u64 cgroup, __u32 parent, __u32 pid, __u64 exec_id)
+/* `exec_id` is that at its birth; 0: not known any more.  The record says when it was born, however late that is told. */
+static __always_inline void tell_birth(__u64 cgroup, __u32 parent, __u32 pid, __u64 born_ns, __u64 exec_id)
 {
 	struct tracked new = {.exec_id = exec_id};
 	struct event *event;
@@ -25,6 +26,7 @@ static __always_inline void tell_birth(__u64 cgroup, __u32 parent, __u32 pid, __
 	bpf_map_update_elem(&tracked, &pid, &new, 0);
 	event = begin(EVENT_FORK, cgroup, parent);
 	if (event) {
+		event->at_ns = born_ns;
 		event->amount = pid;
 		submit(event);
 	}
@@ -36,9 +38,8 @@ static __always_inline void make_birth_good(struct task_struct *task)
 	struct task_struct *parent = task->real_parent;
 	__u32 pid = task->tgid;
 
-	/* Which program it ran at its birth is not known any more. */
 	if (!bpf_map_lookup_elem(&tracked, &pid) && place_of(parent))
-		tell_birth(cgroup_of(task), parent->tgid, pid, 0);
+		tell_birth(cgroup_of(task), parent->tgid, pid, task->group_leader->start_time, 0);
 }
 
 struct children {
@@ -66,7 +67,7 @@ static long look_at_child(__u32 index, struct children *of)
 		return 0;
 	/* One that has ended has no entry any more. */
 	if (BPF_CORE_READ(child, signal, live.counter) > 0)
-		tell_birth(cgroup, of->parent, pid, 0);
+		tell_birth(cgroup, of->parent, pid, BPF_CORE_READ(child, start_time), 0);
 	return 0;
 }
 

@@ -28,7 +28,7 @@ enum event_kind {
 
 /* One record of the ring buffer. */
 struct event {
-	__u64 at_ns;   /* CLOCK_MONOTONIC */
+	__u64 at_ns;   /* CLOCK_MONOTONIC; of a birth, when it was, even if it is told late */
 	__u64 cgroup;  /* id of the cgroup it is about */
 	__u64 amount;
 	__u64 ran_ns;

@@ -134,6 +134,7 @@ struct task_struct {
 	int exit_code;
 	unsigned int memcg_nr_pages_over_high;
 	__u64 self_exec_id;
+	__u64 start_time; /* CLOCK_MONOTONIC, nanoseconds */
 	struct task_struct *real_parent;
 	struct list_head children;
 	struct list_head sibling;

@@ -40,7 +40,7 @@ static __always_inline void forked(struct task_struct *parent, struct task_struc
 	if (place->role != PLACE_AGENT || (again && bpf_map_lookup_elem(&tracked, &pid)))
 		return;
 	make_birth_good(parent);
-	tell_birth(cgroup_of(child), parent->tgid, pid, child->self_exec_id);
+	tell_birth(cgroup_of(child), parent->tgid, pid, child->start_time, child->self_exec_id);
 }
 
 SEC("tp_btf/sched_process_fork")

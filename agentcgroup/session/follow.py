@@ -75,10 +75,11 @@ class Follower:
             return  # found already, and perhaps not where it was born
         if self._source.sees_inside and not self._tracker.knows(event.parent):
             if process.parent(event.parent) is None:
-                # Of a parent that nobody told of and that has ended, nothing can be found out.
+                # Of a parent that nobody told of and that has ended, nothing can be found out: the child has to do.
                 if process.parent(event.child) is not None:
                     self._find_place(event.child)
                 return
+            self._source.watch_exit(event.parent)
             self._find_place(event.parent)
         if (joined := self._tracker.forked(event.parent, event.child, event.at_ns)) is not None:
             self._calls.placement.join(joined)
