@@ -1,6 +1,8 @@
 """The history: what is written is read again, by several at once, and shown without harm."""
 
 import asyncio
+import csv
+import io
 import os
 import sqlite3
 import subprocess
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 
 from agentcgroup.errors import AgentCgroupError
 from agentcgroup.history import figures as fig
-from agentcgroup.history import page, store
+from agentcgroup.history import page, show, store
 from agentcgroup.history.writer import Writer
 from agentcgroup.model import CallRecord, Deed
 from agentcgroup.policy import HistoryRule
@@ -239,6 +241,24 @@ def test_each_condition_of_a_filter_holds(chosen: store.Filter, expected: list[i
         assert [found["call"] for found in store.calls(history, chosen)] == expected
         if chosen.notable:
             assert store.folded(history, chosen) == {"well": 1, "own": {"make part4": 1}, "owns": 1, "helpers": 1}
+
+
+def test_no_cell_of_a_spreadsheet_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, one = tmp_path / "history.db", session(command="=agent")
+    writer = Writer(file, DAY, MOST, pytest.fail)
+    writer.put("sessions", one)
+    evil = [{**STOP, "what": "=1+1", "why": "\x1b]0;x\x07"}]
+    writer.put("calls", {"session": one["id"], **call(1, 1.0, 0.5, command='=HYPERLINK("http://x","y")', hint="@x", deeds=evil)})
+    writer.close()
+    monkeypatch.setattr(store, "FILE", file)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    show.show(store.Filter(), "csv")
+    head, row = csv.reader(io.StringIO(capsys.readouterr().out))
+    found = dict(zip(head, row, strict=True))
+    assert found["command"] == '\'=HYPERLINK("http://x","y")'
+    assert (found["hint"], found["deeds"]) == ("'@x", "'=1+1 (\N{REPLACEMENT CHARACTER}]0;x\N{REPLACEMENT CHARACTER})")
 
 
 def test_a_file_that_cannot_be_written_is_said_once_and_holds_nothing_up(tmp_path: Path) -> None:
