@@ -23,7 +23,7 @@ ROUTINE = "limits set (CPU weight"
 """How a deed begins that is no news: weights follow the share of processors that calls have, many times."""
 STOPPED = ("stopped", "killed by the kernel")
 WAITED = "waited"
-_ORDER: tuple[Rank, ...] = ("stopped", "acted on", "failed", "large", "well")
+ORDER: tuple[Rank, ...] = ("stopped", "acted on", "failed", "large", "well")
 _MOST_DEEDS = 6
 _MOST_NAMES = 6
 
@@ -47,7 +47,7 @@ def rank(deeds: Sequence[Deed], exit_status: int | None, peak_bytes: int | None)
 
 def order(of: Rank) -> int:
     """What comes first: 0 for a call that was stopped."""
-    return _ORDER.index(of)
+    return ORDER.index(of)
 
 
 def deed_words(deeds: Sequence[Deed], every: bool = False) -> str:

@@ -109,9 +109,14 @@ def print_summary(report: dict[str, Any], out: TextIO) -> None:
     console = Console(file=out, width=max(80, Console(file=out).width) if out.isatty() else 140, highlight=False)
     calls = [call for call in report["calls"] if call["kind"] == "tool"]
     plural = "" if len(calls) == 1 else "s"
-    budget = report["budget"]
-    console.print(Text(f"\nagentcgroup: session {report['session']}: {len(calls)} tool call{plural} in {format_duration(report['duration_s'])}"
-                       f", budget {format_size(budget['session'])}, kernel {report['kernel']}, events from the {report['source']}, enforcer {report['enforcer']}"))  # fmt: skip
+    ranks = Counter(rank_of(call) for call in calls)
+    fates = ", ".join(f"{ranks[rank]} {rank}" for rank in notable.ORDER if rank != "well" and ranks[rank])
+    took = format_duration(report["duration_s"])
+    console.print(
+        Text(
+            f"\nagentcgroup: session {report['session']}: {len(calls)} tool call{plural} in {took}{f': {fates}' if fates else ''}"
+        )
+    )
     lines, well = _lines(report["calls"])
     if lines:
         console.print(_table(lines, console.width))
@@ -169,7 +174,7 @@ def _table(calls: Sequence[dict[str, Any]], width: int) -> Any:
 
 
 def _agent_lines(report: dict[str, Any]) -> Iterator[str]:
-    """What was taken for the agent, how its calls were told, and what it took."""
+    """What was taken for the agent, how its calls were told, what it took, and what the host offered."""
     agent = report["agent"]
     for one in agent["processes"][:_MOST_AGENTS]:
         words = clean(" ".join(one["argv"]), 70) if one["argv"] else "(never started)"
@@ -186,6 +191,8 @@ def _agent_lines(report: dict[str, Any]) -> Iterator[str]:
         yield f"agent: {'; '.join(told)}"
     if agent["memory_peak_bytes"] is not None:
         yield f"agent: peak {format_size(agent['memory_peak_bytes'])} of its cap {format_size(report['budget']['agent_max'])}"
+    yield (f"host: budget {format_size(report['budget']['session'])}, kernel {report['kernel']}, events from the {report['source']},"
+           f" enforcer {report['enforcer']}")  # fmt: skip
 
 
 def _notes(report: dict[str, Any]) -> Iterator[str]:

@@ -77,7 +77,7 @@ def test_what_was_acted_on_failed_or_was_large_comes_first_and_the_rest_is_one_l
     )
     text = summary(weighed, failed, large, *[well(number) for number in range(4, 16)], *git, stopped, *ps)
     lines = text.splitlines()
-    assert "16 tool calls in" in lines[1]
+    assert lines[1] == "agentcgroup: session s: 16 tool calls in 5.00 s: 1 stopped, 1 failed, 1 large"
     assert [line.split()[1] for line in lines[3:6]] == ["hungry", "failed", "large"]
     assert "braked (memory) 20 times, released (memory) 20 times, stopped (memory)" in " ".join(text.split())
     assert "+ 13 more calls: all well; agentcgroup history --all --session s shows them" in text
