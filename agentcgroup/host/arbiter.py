@@ -15,7 +15,7 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-from agentcgroup import cgroup, systemd
+from agentcgroup import background, cgroup, systemd
 from agentcgroup.classify import amount
 from agentcgroup.enforce import can_brake
 from agentcgroup.errors import AgentCgroupError
@@ -44,12 +44,13 @@ _REST = 20
 class Arbiter:
     """The scheduler, and the governors that it speaks with."""
 
-    def __init__(self, rule: HostRule, linger_s: float | None = _LINGER_S) -> None:
+    def __init__(self, rule: HostRule, linger_s: float | None = _LINGER_S, log: background.Log = background.to_stderr) -> None:
         """``linger_s``: it is over when there has been no session for this long; None: never."""
+        self._log = log
         self._rule, self._linger_s = rule, linger_s
         self._governors: dict[str, asyncio.StreamWriter] = {}
         self._places: dict[str, Path] = {}
-        self._enforcement = Enforcement()
+        self._enforcement = Enforcement(log)
         self._scheduler = Scheduler(rule, 0)
         self._protected: dict[str, int] = {}
         self._stale_at = 0.0
@@ -83,6 +84,8 @@ class Arbiter:
                     self._protect(name)
         except (ValueError, ConnectionError):
             pass  # whoever it was does not speak our language
+        except Exception as error:  # its governor comes again
+            background.failed("a request to the host process", error, self._log, f"session {name}")
         finally:
             writer.close()
             if name is not None:
@@ -210,6 +213,7 @@ async def serving(arbiter: Arbiter) -> AsyncIterator[None]:
 
 
 async def _run(rule: HostRule) -> None:
+    background.watch(asyncio.get_running_loop(), background.to_stderr)
     arbiter = Arbiter(rule)
     async with serving(arbiter):
         await arbiter.over.wait()

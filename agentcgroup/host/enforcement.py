@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from agentcgroup import background
 from agentcgroup.enforce import Choice, Name
 from agentcgroup.errors import AgentCgroupError
 from agentcgroup.host.wire import Enforce
@@ -54,7 +55,8 @@ class _Member:
 class Enforcement:
     """The enforcer of one host, and the sessions that are told of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: background.Log = background.to_stderr) -> None:
+        self._log = log
         self._members: dict[str, _Member] = {}
         self._program: Program | None = None
         self._word = Enforce("cgroup", "nothing else was tried yet")
@@ -65,13 +67,13 @@ class Enforcement:
     def begin(self) -> None:
         """Load the best program before any session asks for it: the kernel's checks take longer than a short session."""
         self._ahead = True
-        self._loading = asyncio.create_task(self._load(0.0))
+        self._begin_to_load(0.0)
 
     def join(self, name: str, choice: Choice, tell: Callable[[Enforce], None]) -> None:
         """A session has begun; ``tell`` is called now and whenever something changes for it."""
         member = self._members[name] = _Member(choice, tell)
         if choice != "cgroup" and self._program is None and self._loading is None:
-            self._loading = asyncio.create_task(self._load(0.0))
+            self._begin_to_load(0.0)
         else:
             self._tell(member)
 
@@ -92,9 +94,18 @@ class Enforcement:
         for member in self._members.values():
             self._tell(member)
 
+    def _begin_to_load(self, after_s: float) -> None:
+        self._loading = background.start("loading an enforcer", self._load(after_s), self._log)
+
     async def _load(self, after_s: float) -> None:
         """Load the best program that works; in a thread, for the kernel's checks take a while."""
-        await asyncio.sleep(after_s)
+        try:
+            await asyncio.sleep(after_s)
+            await self._load_best()
+        finally:
+            self._loading = None
+
+    async def _load_best(self) -> None:
         why = []
         wanted: set[Choice] = {member.choice for member in self._members.values()}
         if self._ahead:
@@ -107,6 +118,10 @@ class Enforcement:
             except AgentCgroupError as error:
                 why.append(f"no {name}: {error.why or error.what}")
                 continue
+            except Exception as error:  # a mistake of ours, or a kernel that nobody has seen yet: the next one may do
+                background.failed("loading an enforcer", error, self._log, name)
+                why.append(f"no {name}: {background.words(error)}")
+                continue
             program = self._program
             if (descriptor := program.fileno()) is not None:
                 asyncio.get_running_loop().add_reader(descriptor, self._look)
@@ -115,7 +130,6 @@ class Enforcement:
             break
         else:
             self._put(Enforce("cgroup", "; ".join(why)))
-        self._loading = None
 
     def _look(self) -> None:
         """The kernel may have taken the program out: cgroup files do its work until it can be loaded again."""
@@ -126,5 +140,5 @@ class Enforcement:
         self._program.close()
         self._program = None
         self._put(Enforce("cgroup", f"{self._word.name} was taken out: {gone.why}; tried again in {self._retry_s:.0f} s"))
-        self._loading = asyncio.create_task(self._load(self._retry_s))
+        self._begin_to_load(self._retry_s)
         self._retry_s = min(2 * self._retry_s, _LAST_RETRY_S)

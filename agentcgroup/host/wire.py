@@ -37,12 +37,17 @@ class Enforce:
 
 _EVENTS = (Hello, ev.SessionEnded, ev.PriorityChanged, ev.CallBegan, ev.Announced, ev.Wants, ev.Holds, ev.Full, ev.CallEnded)
 _ACTIONS = (ev.Grant, ev.Wait, ev.Go, ev.Look, ev.Kill, Enforce)
-LONGEST_LINE = 4096
+LONGEST_LINE = 64 << 10
+_LONGEST_REASON = 4000
+"""Characters; with everything escaped, still far below the longest line."""
 
 
 def encode(message: ev.Event | ev.Action | Hello | Enforce) -> bytes:
-    """A message as one line."""
-    return json.dumps([type(message).__name__, dataclasses.asdict(message)]).encode() + b"\n"
+    """A message as one line.  A reason may be anything, the log of the kernel's verifier too: its beginning and its end are told."""
+    fields = dataclasses.asdict(message)
+    if len(why := fields.get("why", "")) > _LONGEST_REASON:
+        fields["why"] = f"{why[: _LONGEST_REASON // 2]} ... {why[-_LONGEST_REASON // 2 :]}"
+    return json.dumps([type(message).__name__, fields]).encode() + b"\n"
 
 
 def _adapters(kinds: tuple[Any, ...]) -> dict[str, TypeAdapter[Any]]:
@@ -63,7 +68,11 @@ def decode_action(line: bytes) -> Any:
 
 
 def _decode(line: bytes, adapters: dict[str, TypeAdapter[Any]]) -> Any:
-    match json.loads(line):
+    try:
+        said = json.loads(line)
+    except RecursionError:
+        raise ValueError("not a message: too deep") from None
+    match said:
         case [str(name), dict(fields)] if name in adapters:
             try:
                 return adapters[name].validate_python(fields)

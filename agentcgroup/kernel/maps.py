@@ -41,6 +41,7 @@ class RingBuffer:
         """Whether it was overwritten before it could be delivered again."""
         self._deliver = deliver
         self._error: BaseException | None = None
+        self._ended_at = 0
         self._callback = SAMPLE(self._sample)
         self._buffer = self._lib.ring_buffer__new(descriptor, self._callback, None, None)
         if not self._buffer:
@@ -52,12 +53,13 @@ class RingBuffer:
 
     @property
     def position(self) -> int:
-        """Up to where records were taken out."""
-        return self._taken.value
+        """Up to where records were taken out; of one that is closed, up to where they had been then."""
+        return self._taken.value if self._buffer else self._ended_at
 
     def acted(self, position: int) -> None:
         """Nobody needs the records before ``position`` again."""
-        self._acted.value = position
+        if self._buffer:
+            self._acted.value = position
 
     def _step_back(self, size: int, produced: mmap.mmap) -> bool:
         taken, self._taken.value = self._taken.value, self._acted.value
@@ -69,6 +71,8 @@ class RingBuffer:
 
     def consume(self) -> None:
         """Deliver the records that wait now."""
+        if not self._buffer:
+            return
         self._lib.ring_buffer__consume(self._buffer)
         if self._error is not None:
             error, self._error = self._error, None
@@ -84,6 +88,7 @@ class RingBuffer:
 
     def close(self) -> None:
         if self._buffer:
+            self._ended_at = self._taken.value
             self._lib.ring_buffer__free(self._buffer)
             self._buffer = None
             del self._taken, self._acted  # they hold the page

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from agentcgroup import background
 from agentcgroup.errors import AgentCgroupError
 from agentcgroup.history import store
 from agentcgroup.history.store import FILE
@@ -86,7 +87,7 @@ class Daemon:
 
     def __init__(self, policy: Policy, options: Options, source_words: str) -> None:
         self._policy, self._options, self._words = policy, options, source_words
-        self._arbiter = arbiter.Arbiter(policy.host, None)
+        self._arbiter = arbiter.Arbiter(policy.host, None, _complain)
         self._sessions: dict[str, asyncio.Task[None]] = {}
         self._served: dict[str, Served] = {}
         self._serving: set[asyncio.Task[Any]] = set()
@@ -94,18 +95,19 @@ class Daemon:
         self._over = asyncio.Event()
         self._unlisted = set(ENGINES)
         self._hub: Hub
-        self._writer = Writer(FILE, policy.history.keep, policy.history.size, lambda text: log(text, "warning"))
+        self._writer = Writer(FILE, policy.history.keep, policy.history.size, _complain)
 
     async def serve(self, source: Source, address: metrics.Address | None) -> None:
         """Until SIGTERM or SIGINT; SIGHUP reads the policy again."""
         loop = asyncio.get_running_loop()
+        background.watch(loop, _complain)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._over.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         self._hub = Hub(source)
         async with arbiter.serving(self._arbiter):
             self._arbiter.begin()
-            stop_metrics = metrics.serve(address, lambda text: log(text, "warning")) if address else None
+            stop_metrics = metrics.serve(address, _complain) if address else None
             for plan, folder, lock in left_by_another():
                 self._keep(asyncio.create_task(self._take_up(plan, folder, lock, self._hub.part())))
             told, listed, say = self._from_thread(self._began), self._from_thread(self._listed), self._from_thread(log)
@@ -116,7 +118,7 @@ class Daemon:
             server = await asyncio.start_unix_server(self._asked, places.DAEMON_SOCKET, limit=LONGEST_ORDER)
             places.DAEMON_SOCKET.chmod(0o666)  # who asks is checked by what the kernel says of the peer
             notify("READY=1\nSTATUS=governing")
-            beating = asyncio.create_task(_beat())
+            beating = background.start("the watchdog's beat", _beat(), _complain)
             await self._over.wait()
             notify("STOPPING=1")
             beating.cancel()
@@ -165,9 +167,8 @@ class Daemon:
         except AgentCgroupError as error:
             log(str(error), "error", container=container.id)
         except Exception as error:  # a mistake of ours: nobody governs it any more, so nothing of it may stay limited
-            log(f"container {container.name} is not governed any more: {error!r}", "error", container=container.id)
+            background.failed("the governor", error, _complain, f"container {container.name}")
             await asyncio.to_thread(places.clean)
-            raise
         finally:
             source.close()
             if self._sessions.get(container.id) is asyncio.current_task():
@@ -189,7 +190,10 @@ class Daemon:
             await served.run(None)
         except (AgentCgroupError, OSError) as error:
             log(f"session {plan.name} was not taken up: {error}", "warning", session=plan.name)
-            os.close(lock)
+            served.unlock()
+        except Exception as error:
+            background.failed("the governor", error, _complain, f"session {plan.name}")
+            await served.give_up()
         finally:
             served.close()
             del self._served[plan.name]
@@ -223,7 +227,7 @@ class Daemon:
         except (AgentCgroupError, ValueError, OSError, TimeoutError) as error:
             writer.write(_refusal(str(error) or type(error).__name__))
         except Exception as error:
-            log(f"a request of user {uid} failed: {error!r}", "error", user=str(uid))
+            background.failed("a request", error, _complain, f"user {uid}")
             writer.write(_refusal("the daemon failed at this; its log says more"))
             if name is not None:
                 await self._served[name].give_up()
@@ -256,6 +260,10 @@ class Daemon:
         except AgentCgroupError as error:
             log(f"the policy was not changed: {error}", "error")
         notify("READY=1")
+
+
+def _complain(text: str) -> None:
+    log(text, "warning")
 
 
 def _answer(question: Question | Explain, uid: int) -> bytes:

@@ -31,6 +31,7 @@ class Engine:
         self._over = threading.Event()
         self._stream: Any = None
         self._seen: dict[str, int] = {}
+        self._answered = self._has_listed = False
         self._thread = threading.Thread(target=self._watch, name=name, daemon=True)
         self._thread.start()
 
@@ -39,22 +40,21 @@ class Engine:
         self._over.set()
 
     def _watch(self) -> None:
-        from docker.errors import DockerException
-        from requests import RequestException
-
-        wait_s, said = _FIRST_WAIT_S, False
+        wait_s, said = _FIRST_WAIT_S, ""
         while not self._over.is_set():
+            self._answered = False
             try:
                 self._listen()
-                wait_s = _FIRST_WAIT_S
-            except (DockerException, RequestException, OSError) as error:
-                if not said:
+            except Exception as error:  # an engine may go in the middle of a word: whatever that looks like, it is asked again
+                if (kind := type(error).__name__) != said or self._answered:
+                    said = kind
                     if self._is_installed():
-                        self._log(
-                            f"{self._name} does not answer ({type(error).__name__}); its containers are governed as soon as it does"
-                        )
-                    self._listed(self._name)
-                said = True
+                        self._log(f"{self._name} does not answer ({kind}); its containers are governed as soon as it does")
+                    if not self._has_listed:
+                        self._has_listed = True
+                        self._listed(self._name)
+            if self._answered:
+                wait_s = _FIRST_WAIT_S
             self._over.wait(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
@@ -73,8 +73,11 @@ class Engine:
         with closing(self._client(_ANSWER_S)) as client, closing(self._client(None)) as listener:
             filters = {"type": "container", "event": "start", "label": _LABEL}
             events = listener.events(decode=True, filters=filters)  # asked for before the list: nothing falls between the two
-            for one in client.containers.list(filters={"label": _LABEL}):
-                self._tell(client, one.id)
+            listed = [one.id for one in client.containers.list(filters={"label": _LABEL})]
+            self._seen = {identity: pid for identity, pid in self._seen.items() if identity in listed}
+            for identity in listed:
+                self._tell(client, identity)
+            self._answered = self._has_listed = True
             self._listed(self._name)
             for event in events:
                 if self._over.is_set():
@@ -88,9 +91,18 @@ class Engine:
             facts = client.api.inspect_container(identity)
         except NotFound:
             return
-        pid = int(facts["State"]["Pid"])
-        if pid and self._seen.get(identity) != pid:
-            self._seen[identity] = pid
-            words = (facts["Path"], *(facts["Args"] or ()))
-            labels = facts["Config"]["Labels"] or {}
-            self._started(Container(identity, facts["Name"].lstrip("/"), pid, words, labels))
+        try:
+            container = _container(identity, facts)
+        except (KeyError, TypeError, ValueError) as error:
+            self._log(f"{self._name} says of container {identity[:12]} what is not understood ({error!r}): it is not governed")
+            return
+        if container.pid and self._seen.get(identity) != container.pid:
+            self._seen[identity] = container.pid
+            self._started(container)
+
+
+def _container(identity: str, facts: dict[str, Any]) -> Container:
+    """What an engine says of a container.  Raises KeyError, TypeError or ValueError for what is not as Docker says it."""
+    words = (facts["Path"], *(facts["Args"] or ()))
+    labels = facts["Config"]["Labels"] or {}
+    return Container(identity, facts["Name"].lstrip("/"), int(facts["State"]["Pid"]), words, labels)

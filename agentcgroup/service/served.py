@@ -47,7 +47,8 @@ class Served:
         self, plan: Plan, folder: Path, lock: int, policy: Policy, source: Source, source_words: str, writer: Writer
     ) -> None:
         self.plan = plan
-        self._folder, self._lock, self._policy = folder, lock, policy
+        self._folder, self._policy = folder, policy
+        self._lock: int | None = lock
         self._source, self._words, self._writer = source, source_words, writer
         self._layout = Layout(plan.name, source)
         self._over = asyncio.Event()
@@ -102,7 +103,7 @@ class Served:
             await self._over.wait()
         except asyncio.CancelledError:
             await governor.suspend()
-            os.close(self._lock)
+            self.unlock()
             raise
         if reader is not None:
             with contextlib.suppress(TimeoutError, ValueError, OSError):
@@ -130,9 +131,15 @@ class Served:
         """It has ended, or somebody else takes it up."""
         self._source.close()
 
+    def unlock(self) -> None:
+        """Whoever wants to may take the session up."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
+
     def _forget(self) -> None:
         release(self._folder)
-        os.close(self._lock)
+        self.unlock()
 
 
 def left_by_another() -> list[tuple[Plan, Path, int]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from agentcgroup import cgroup
+from agentcgroup import background, cgroup
 from agentcgroup.enforce import CgroupFiles, Choice, Enforcer, InKernel
 from agentcgroup.host import wire
 from agentcgroup.host.arbiter import SOCKET
@@ -33,6 +33,7 @@ _WITHOUT_HOST_S = 1.0
 """How long those that wait when the host process dies wait for another one: on a full host, letting them go at once could kill."""
 _OVERDUE_S = 2.0
 """A wait that is not ended this long after its time is ended here."""
+_MOST_SAID = 20
 _POLL_S = 0.05
 """Where the kernel does not tell of growth, it is looked for this often."""
 
@@ -57,27 +58,38 @@ class Share:
         self._started_at = float("-inf")
         self._asks: dict[int, int] = {}
         self._poll: asyncio.TimerHandle | None = None
+        self._said: set[str] = set()
 
     async def keep(self) -> None:
         """Stay connected, until cancelled; everybody goes on in the meantime."""
-        pause_s = _RETRY_S
         try:
-            while True:
-                try:
-                    reader, self._writer = await asyncio.open_unix_connection(SOCKET, limit=wire.LONGEST_LINE)
-                except OSError:
-                    self._start_host()
-                    await asyncio.sleep(_RETRY_S)
-                    continue
-                began = time.monotonic()
-                await self._converse(reader)
-                self._log("the host process is gone")
-                # It may have been about to end; but one that does not want us must not be asked without end.
-                pause_s = _RETRY_S if time.monotonic() > began + _STARTING_S else min(2 * pause_s, _LONGEST_RETRY_S)
-                await asyncio.sleep(pause_s)
+            await background.keep_doing("the link to the host process", self._connect, self._log)
         finally:
             self._lose(0.0)
             self.enforcer.close()
+
+    async def _connect(self) -> None:
+        try:
+            await self._stay_connected()
+        except Exception:
+            self._lose(_WITHOUT_HOST_S)  # it is tried again
+            raise
+
+    async def _stay_connected(self) -> None:
+        pause_s = _RETRY_S
+        while True:
+            try:
+                reader, self._writer = await asyncio.open_unix_connection(SOCKET, limit=wire.LONGEST_LINE)
+            except OSError:
+                self._start_host()
+                await asyncio.sleep(_RETRY_S)
+                continue
+            began = time.monotonic()
+            await self._converse(reader)
+            self._log("the host process is gone")
+            # It may have been about to end; but one that does not want us must not be asked without end.
+            pause_s = _RETRY_S if time.monotonic() > began + _STARTING_S else min(2 * pause_s, _LONGEST_RETRY_S)
+            await asyncio.sleep(pause_s)
 
     def _start_host(self) -> None:
         if time.monotonic() > self._started_at + _STARTING_S:
@@ -88,11 +100,30 @@ class Share:
         self._send(self._hello)
         for live in list(self._live.values()):
             self.began(live, live.announced)
-        with contextlib.suppress(OSError, ValueError):
-            while line := await reader.readline():
+        while (line := await self._next_line(reader)) is not None:
+            try:
                 self._act(wire.decode_action(line))
+            except ValueError as error:
+                self._say_once(f"the host process says what is not understood: {error}")
+            except Exception as error:  # one answer that can't be carried out must not cost all that come after it
+                background.failed("an answer of the host process", error, self._log)
         self._enforce(wire.Enforce("cgroup", "the host process is gone"))
         self._lose(_WITHOUT_HOST_S)
+
+    async def _next_line(self, reader: asyncio.StreamReader) -> bytes | None:
+        """None when the host process is gone."""
+        while True:
+            try:
+                return await reader.readline() or None
+            except OSError:
+                return None
+            except ValueError:  # longer than any message: what follows is read on
+                self._say_once("the host process says more than a line can hold")
+
+    def _say_once(self, line: str) -> None:
+        if line not in self._said and len(self._said) < _MOST_SAID:
+            self._said.add(line)
+            self._log(line)
 
     def _lose(self, patience_s: float) -> None:
         """No word comes any more: nobody asks, and whoever waits goes on, if no other host process says otherwise soon."""
@@ -251,10 +282,15 @@ class Share:
 
     def _wait(self, live: Live, action: ev.Wait) -> None:
         assert live.leaf is not None
-        if action.rung == "freeze":
-            self.enforcer.freeze(live.leaf)
-        else:
-            self.enforcer.brake(live.leaf)
+        try:
+            if action.rung == "freeze":
+                self.enforcer.freeze(live.leaf)
+            else:
+                self.enforcer.brake(live.leaf)
+        except cgroup.CgroupError as error:
+            # It is not slowed, so it does not wait; the host process asks again when its turn is over.
+            self._log(f"call {live.record.call}: not {'frozen' if action.rung == 'freeze' else 'braked'}: {error}")
+            return
         loop = asyncio.get_running_loop()
         overdue = loop.call_at(action.until_s + _OVERDUE_S, self._go_on, live, "nobody ended its wait")
         whom = f"{action.for_key[0]}/{action.for_key[1]}" if action.for_key else "others"
@@ -275,9 +311,15 @@ class Share:
         if wait is None or live.leaf is None:
             return
         wait.lift.cancel()
-        self.enforcer.release(live.leaf, live.limits)
-        if not live.held:
-            self.enforcer.thaw(live.leaf)
+        try:
+            self.enforcer.release(live.leaf, live.limits)
+            if not live.held:
+                self.enforcer.thaw(live.leaf)
+        except cgroup.CgroupError as error:
+            self._log(f"call {live.record.call}: not let go: {error}")
+            live.wait = wait
+            wait.lift = asyncio.get_running_loop().call_later(_WITHOUT_HOST_S, self._go_on, live, why)
+            return
         waited = time.monotonic() - wait.since_s
         self._note(live, f"waited {format_duration(waited)}", f"{wait.why}; went on: {why}", waited)
 
