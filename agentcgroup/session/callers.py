@@ -13,6 +13,8 @@ MOST_CONNECTIONS = 64
 """Of one user at a time, at all sockets of a process: an agent may declare many calls at once."""
 PER_SECOND, BURST = 50.0, 100.0
 """Requests of one user: so many a second, and so many at once after a pause."""
+_SHARE = 0.1
+"""Of the event loop's time that all requests of one user may take; beyond it, time costs turns as requests do."""
 MOST_WAITING_BYTES = 8 << 20
 """Of answers to one user that were not read yet."""
 READ_WITHIN_S = 5.0
@@ -56,6 +58,17 @@ class Callers:
         self._tokens[uid] = left, now
         if left < 0:
             await asyncio.sleep(-left / PER_SECOND)
+
+    @contextlib.contextmanager
+    def working(self, uid: int) -> Iterator[None]:
+        """What is done for a user meanwhile takes as many turns as it takes time: a session may have 300 calls to tell of."""
+        began_s = time.thread_time()
+        try:
+            yield
+        finally:
+            if uid:
+                left, at = self._tokens.get(uid, (BURST, time.monotonic()))
+                self._tokens[uid] = left - (time.thread_time() - began_s) * PER_SECOND / _SHARE, at
 
     @contextlib.asynccontextmanager
     async def alone(self, uid: int) -> AsyncIterator[None]:

@@ -84,7 +84,9 @@ async def listen(
                 with CALLERS.connection(uid):
                     line = await asyncio.wait_for(reader.readline(), READ_WITHIN_S)
                     await CALLERS.turn(uid)
-                    await CALLERS.answer(writer, uid, _answer(line, pid, uid))
+                    with CALLERS.working(uid):
+                        answer = _answer(line, pid, uid)
+                    await CALLERS.answer(writer, uid, answer)
             except (ValueError, TimeoutError) as error:  # too much of it, a line without end, or nobody who speaks
                 if not writer.is_closing():
                     writer.write(_line({"error": str(error) or type(error).__name__}))

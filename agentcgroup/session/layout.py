@@ -22,6 +22,8 @@ from agentcgroup.sources import Source
 _TOOLS_CPU_WEIGHT = 100
 _MOVING_S = 5.0
 """A container that forks faster than its processes can be moved for this long is not divided."""
+_KEEPER_LIMITS = {"memory.max": 16 << 20, "memory.swap.max": 0, "pids.max": 1, "cpu.weight": 1}
+"""It only sleeps; but whoever asks the daemon for a session chooses the process."""
 _SPARES = 3
 """Leaves that are kept ready: agents run a few calls at once at most."""
 
@@ -75,6 +77,10 @@ class Layout:
         cgroup.add(self.agent, stub)
         cgroup.add(self._keeper, keeper)
         self._limit_parts(budget, protected, agent_cpu_weight)
+        for name, value in _KEEPER_LIMITS.items():
+            # No swap files where the kernel was built or booted without swap.
+            with contextlib.suppress(cgroup.CgroupError) if name == "memory.swap.max" else contextlib.nullcontext():
+                cgroup.write(self._keeper, name, value)
 
     def take_over(self, budget: Budget, priority: Priority, agent_cpu_weight: int) -> None:
         """Divide the cgroup of a container that runs: all that is in it becomes the agent; leaves that are there stay.

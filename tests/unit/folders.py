@@ -28,7 +28,7 @@ class Folders:
 
     def make(self, *parts: str) -> Path:
         path = self.top.joinpath(*parts)
-        path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=path == self.top)
         for name, value in NEW.items():
             (path / name).write_text(value)
         return path

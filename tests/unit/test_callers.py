@@ -5,14 +5,16 @@ import json
 import os
 import random
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from agentcgroup.service.orders import ASKED, Ended
-from agentcgroup.session import callers
+from agentcgroup.session import callers, control
 from agentcgroup.session.control import CONTROL_SOCKET, listen
 
 ME = os.getuid()
@@ -112,6 +114,32 @@ def test_who_asks_too_often_waits_alone() -> None:
             task.cancel()
 
     asyncio.run(main())
+
+
+def test_what_takes_time_takes_turns_whatever_is_asked_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change makes the next status be made anew; a user who alternates the two has a share of the time all the same."""
+    monkeypatch.setattr(control, "peer", lambda writer: (os.getpid(), 4242))
+    monkeypatch.setattr(callers, "time", SimpleNamespace(monotonic=lambda: 0.0, thread_time=time.thread_time))
+    bounds = callers.Callers()
+    monkeypatch.setattr(control, "CALLERS", bounds)
+    made: list[int] = []
+
+    def status() -> dict[str, Any]:
+        made.append(1)
+        until = time.thread_time() + 0.02
+        while time.thread_time() < until:
+            pass
+        return {}
+
+    async def work(place: str) -> None:
+        for _ in range(5):
+            await ask(place, b'{"op":"call"}\n')
+            await ask(place, b'{"op":"status"}\n')
+
+    served(tmp_path, work, status, owner=4242)
+    assert len(made) == 5
+    # Five times 20 ms: so much of the user's tenth of the time, in turns, beside one for each request.
+    assert callers.BURST - bounds._tokens[4242][0] > 5 * 0.02 * callers.PER_SECOND / 0.1 - 1
 
 
 @pytest.mark.parametrize("line", [b"x" * 9000, b"\xff\n", b"{}\n"])

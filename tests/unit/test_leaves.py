@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agentcgroup import cgroup
+from agentcgroup import cgroup, systemd
 from agentcgroup.classify import classify, split_budget
 from agentcgroup.kernel import scheduler
 from agentcgroup.model import CallRecord, Limits
@@ -152,6 +152,20 @@ def test_letting_go_touches_only_the_cgroups_that_are_ours(folders: Folders) -> 
     assert [cgroup.read(ours, name) for name in values] == ["max", "max", "max", "0"]
     for place in (top, *theirs):
         assert {name: cgroup.read(place, name) for name in values} == values
+
+
+def test_the_process_that_a_caller_gives_as_its_keeper_can_neither_fork_nor_take_memory(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroup, "mount_point", lambda: folders.top)
+    monkeypatch.setattr(systemd, "is_running", lambda: False)
+    folders.make()
+    folders.make(systemd.SLICE)
+    Layout("x", Watched()).create(100, 101, split_budget(POLICY, 1 << 30), "normal", 100, 100)
+    keeper = places.session_cgroup("x") / places.KEEPER
+    assert cgroup.read(keeper, "cgroup.procs").split() == ["101"]
+    assert int(cgroup.read(keeper, "memory.max")) <= 16 * MIB
+    assert [cgroup.read(keeper, name) for name in ("memory.swap.max", "pids.max", "cpu.weight")] == ["0", "1", "1"]
 
 
 def test_only_folders_that_are_named_as_leaves_are_leaves(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from agentcgroup.service.install import unit_text
 from agentcgroup.session.places import check_name
 from agentcgroup.session.recorder import row_of, totals_of
 from agentcgroup.session.start import Options, container_words
+from agentcgroup.units import parse_size
 
 
 def container(**labels: str) -> Container:
@@ -172,6 +173,13 @@ def test_the_unit_runs_the_agentcgroup_that_installed_it() -> None:
     parser.read_string(unit_text("/opt/x/agentcgroup"))
     assert parser["Service"]["ExecStart"] == "/opt/x/agentcgroup daemon"
     assert parser["Service"]["ExecStopPost"] == "/opt/x/agentcgroup cleanup"
+
+
+def test_the_unit_bounds_the_daemon_itself() -> None:
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.read_string(unit_text("/opt/x/agentcgroup"))
+    assert parse_size(parser["Service"]["MemoryMax"]) <= 1 << 30
+    assert int(parser["Service"]["TasksMax"]) <= 256
 
 
 @pytest.mark.parametrize(
