@@ -18,6 +18,8 @@ from agentcgroup.model import Limits, Usage
 CONTROLLERS = ("memory", "cpu", "pids")
 """What a session needs: budget and victims, weights, fork bombs."""
 MAX = "max"
+GONE = (errno.ENOENT, errno.ENODEV)
+"""What a cgroup that is gone, or an open file of it, answers; every other errno means something else."""
 
 
 class CgroupError(AgentCgroupError):
@@ -164,12 +166,17 @@ def working_set(cgroup: Path) -> int:
 
 
 def processes(cgroup: Path) -> list[int]:
-    """Processes directly in a cgroup; empty when the cgroup is gone.  (0 stands for one outside our pid namespace.)"""
+    """Processes directly in a cgroup; empty when the cgroup is gone.  (0 stands for one outside our pid namespace.)
+
+    Raises CgroupError where it can't be known, as without a free descriptor.
+    """
     try:
         with open(cgroup / "cgroup.procs") as file:
             return [int(line) for line in file]
-    except OSError:
-        return []
+    except OSError as error:
+        if error.errno in (*GONE, errno.EOPNOTSUPP):  # of a threaded cgroup, its domain tells
+            return []
+        raise CgroupError(cgroup, "reading cgroup.procs", error) from None
 
 
 def all_processes(cgroup: Path) -> list[int]:
@@ -203,11 +210,13 @@ def add(cgroup: Path, pid: int) -> bool:
 
 
 def populated(cgroup: Path) -> bool:
-    """Whether any live process is in the cgroup or below; False when the cgroup is gone."""
+    """Whether any live process is in the cgroup or below; False when the cgroup is gone.  Raises CgroupError where it can't be known."""
     try:
         return read_table(cgroup, "cgroup.events")["populated"] == 1
-    except CgroupError:
-        return False
+    except CgroupError as error:
+        if error.errno in GONE:
+            return False
+        raise
 
 
 def reclaim(cgroup: Path, amount: int) -> int:
@@ -234,7 +243,7 @@ def kill(cgroup: Path) -> None:
     try:
         write(cgroup, "cgroup.kill", 1)
     except CgroupError as error:
-        if error.errno not in (errno.ENOENT, errno.ENODEV):
+        if error.errno not in GONE:
             raise
 
 

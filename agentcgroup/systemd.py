@@ -3,6 +3,8 @@
 Only the system manager is spoken to.  Where systemd does not run, sessions are plain cgroups.
 """
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +83,7 @@ def _call(what: str, method: str, signature: str, body: tuple[Any, ...]) -> None
     except (OSError, TimeoutError) as error:
         raise AgentCgroupError(f"{what} failed", f"no answer from systemd over D-Bus ({error})", _DO) from None
     if reply.header.message_type is MessageType.error:
-        raise AgentCgroupError(f"{what} failed", _error_words(reply), _DO)
+        raise _refused(what, reply)
 
 
 def _job(what: str, method: str, signature: str, body: tuple[Any, ...]) -> None:
@@ -98,7 +100,7 @@ def _job(what: str, method: str, signature: str, body: tuple[Any, ...]) -> None:
             bus.send_and_get_reply(new_method_call(manager, "Subscribe"), timeout=_BUS_WAIT_S)
             reply = bus.send_and_get_reply(new_method_call(manager, method, signature, body), timeout=_BUS_WAIT_S)
             if reply.header.message_type is MessageType.error:
-                raise AgentCgroupError(f"{what} failed", _error_words(reply), _DO)
+                raise _refused(what, reply)
             while True:
                 _, job, _, result = bus.recv_until_filtered(signals, timeout=_BUS_WAIT_S).body
                 if job == reply.body[0]:
@@ -106,14 +108,19 @@ def _job(what: str, method: str, signature: str, body: tuple[Any, ...]) -> None:
     except (OSError, TimeoutError) as error:
         raise AgentCgroupError(f"{what} failed", f"no answer from systemd over D-Bus ({error})", _DO) from None
     if result != "done":
-        raise AgentCgroupError(f"{what} failed", f"systemd's job ended with {result!r}", _DO)
+        raise AgentCgroupError(f"{what} failed", f"systemd's job ended with {result!r}", _REFUSED)
 
 
 _DO = "systemd must be reachable through the system bus (is dbus running?); agentcgroup doctor says more"
 
+_REFUSED = "journalctl -b says more"
 
-def _error_words(reply: Any) -> str:
+
+def _refused(what: str, reply: Any) -> AgentCgroupError:
+    """systemd answered, and with an error: what that says."""
     from jeepney import HeaderFields
 
     name = reply.header.fields.get(HeaderFields.error_name, "unknown error")
-    return f"{name}: {reply.body[0]}" if reply.body else str(name)
+    why = f"{name}: {reply.body[0]}" if reply.body else str(name)
+    full = os.strerror(errno.ENOSPC) in why or "ENOSPC" in why
+    return AgentCgroupError(f"{what} failed", why, "make room in /run, where systemd writes down its units" if full else _REFUSED)

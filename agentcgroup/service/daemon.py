@@ -166,6 +166,7 @@ class Daemon:
             log(f"container {container.name} has ended", container=container.id)
         except AgentCgroupError as error:
             log(str(error), "error", container=container.id)
+            await asyncio.to_thread(places.clean)
         except Exception as error:  # a mistake of ours: nobody governs it any more, so nothing of it may stay limited
             background.failed("the governor", error, _complain, f"container {container.name}")
             await asyncio.to_thread(places.clean)
@@ -189,8 +190,8 @@ class Daemon:
             await served.take_up()
             await served.run(None)
         except (AgentCgroupError, OSError) as error:
-            log(f"session {plan.name} was not taken up: {error}", "warning", session=plan.name)
-            served.unlock()
+            log(f"session {plan.name} is not governed any more: {error}", "warning", session=plan.name)
+            await served.let_go()
         except Exception as error:
             background.failed("the governor", error, _complain, f"session {plan.name}")
             await served.give_up()
@@ -226,6 +227,8 @@ class Daemon:
             writer.write(_refusal(f"the order is not understood ({error.errors()[0]['msg']})"))
         except (AgentCgroupError, ValueError, OSError, TimeoutError) as error:
             writer.write(_refusal(str(error) or type(error).__name__))
+            if name is not None:
+                await self._served[name].give_up()
         except Exception as error:
             background.failed("a request", error, _complain, f"user {uid}")
             writer.write(_refusal("the daemon failed at this; its log says more"))

@@ -11,13 +11,14 @@ of the caller's own sessions, or to root of all; ``{"version": 1, "op": "explain
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from agentcgroup import cgroup, process
+from agentcgroup import cgroup
 from agentcgroup.classify import SMALLEST_BUDGET_BYTES, amount
-from agentcgroup.errors import AgentCgroupError
+from agentcgroup.errors import AgentCgroupError, errno_words
 from agentcgroup.model import Kind, Priority
 from agentcgroup.policy import Policy
 from agentcgroup.schedule.scheduler import LEVELS
@@ -129,17 +130,25 @@ def admit(policy: Policy, host_bytes: int, uid: int, order: Order, theirs: Seque
     return Granted(uid, priority, memory)
 
 
+def _whose(pid: int) -> tuple[int, int] | None:
+    """The user and the parent of a process; None when it is gone.  Raises AgentCgroupError where it can't be known."""
+    try:
+        owner = os.stat(f"/proc/{pid}").st_uid  # of the files in there, root may be the owner
+        line = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    except OSError as error:
+        raise AgentCgroupError(f"process {pid} can't be looked at", errno_words(error), "try again later") from None
+    return owner, int(line[line.rindex(b")") + 2 :].split()[1])
+
+
 def check_processes(order: Order, caller: int, uid: int) -> None:
     """The stub and the keeper have to be children of the caller, owned by the same user, and in no session.
 
     Raises AgentCgroupError: nobody's process is put anywhere because somebody else says so.
     """
     for pid in (order.stub, order.keeper):
-        try:
-            owner = os.stat(f"/proc/{pid}").st_uid
-        except OSError:
-            owner = -1
-        if owner != uid or process.parent(pid) != caller:
+        if _whose(pid) != (uid, caller):
             raise AgentCgroupError(f"process {pid} is not the caller's child", "only its own processes can be given to a session")
     try:
         inside = name_of(cgroup.of_process(order.stub))

@@ -72,11 +72,11 @@ class Served:
             )
             await self._govern()
             await self._source.begun()
+            (self._folder / PLAN).write_text(json.dumps({name: getattr(plan, name) for name in plan.__slots__}))
         except (AgentCgroupError, OSError) as error:
             await asyncio.to_thread(end_session, plan.name)
             self._forget()
             raise AgentCgroupError("the session could not be set up", str(error)) from None
-        (self._folder / PLAN).write_text(json.dumps({name: getattr(plan, name) for name in plan.__slots__}))
 
     async def take_up(self) -> None:
         """Go on with a session that an earlier daemon had, or write down how it ended.  Raises AgentCgroupError or OSError."""
@@ -120,12 +120,20 @@ class Served:
         return report
 
     async def give_up(self) -> None:
-        """A mistake of ours: nobody governs it any more, so nothing of it may stay."""
+        """Nobody can govern it any more, so nothing of it may stay; of one that has ended, its name may be another's by now."""
+        if self._lock is None:
+            return
         with contextlib.suppress(Exception):
             await self._governor.close()
         await asyncio.to_thread(end_session, self.plan.name)
         with contextlib.suppress(OSError, AgentCgroupError):
             self._forget()
+
+    async def let_go(self) -> None:
+        """It goes on without limits, and whoever is able to may take it up."""
+        with contextlib.suppress(Exception):
+            await self._governor.suspend()
+        self.unlock()
 
     def close(self) -> None:
         """It has ended, or somebody else takes it up."""

@@ -97,7 +97,7 @@ class Acts:
             live.limits = limits
             (self.share.announced if before else self.share.began)(live, self._announced(live))
         except cgroup.CgroupError as error:
-            if cgroup.populated(live.leaf):
+            if error.errno not in cgroup.GONE:
                 self._log(f"call {live.record.call}: limits not set: {error}")
 
     def _announced(self, live: Live) -> int:

@@ -48,6 +48,7 @@ before it at any of these.
 _KEPT_RECORDS = 1000
 _MOVING_S = 1.0
 """How long the processes of a call that turned out to be the agent are moved; what forks faster than that is found later."""
+_LOOK_AGAIN_S = 1.0
 _OUTLIVING_S = 0.5
 """A call whose processes stay this much longer than its root left something behind."""
 
@@ -156,7 +157,7 @@ class Calls:
         live = self._live[call]
         if not live.record.argv and live.leaf is not None:
             # The root was gone before it could be looked at; a child that it forked still shows its program.
-            lines = (process.command_line(pid) for pid in cgroup.processes(live.leaf))
+            lines = (process.command_line(pid) for pid in self.processes_in(live.leaf))
             live.record.argv = next(filter(None, lines), ())
         self._step(ctl.Began(call, self._classify(live, kind)))
         self._note_command(live)
@@ -227,7 +228,7 @@ class Calls:
         if live.leaf is None:
             live.record.cpu_s = None if ran_ns is None else ran_ns / 1e9
         else:
-            live.record.outlived_by = len(set(cgroup.processes(live.leaf)) - {live.record.pid})
+            live.record.outlived_by = len(set(self.processes_in(live.leaf)) - {live.record.pid})
         self.end_if_over(ended.call)
         if ended.call in self._live and ended.call not in self._new:
             self._recorder.goes_on(live)
@@ -271,7 +272,7 @@ class Calls:
             return
         self.placement.leave_alone(live)
         deadline = time.monotonic() + _MOVING_S
-        while (found := cgroup.processes(live.leaf)) and time.monotonic() < deadline:
+        while (found := self.processes_in(live.leaf)) and time.monotonic() < deadline:
             for pid in found:
                 cgroup.add(self._layout.agent, pid)
                 process.prefer_as_victim(pid, 0)
@@ -381,12 +382,14 @@ class Calls:
     def end_if_over(self, call: int) -> None:
         """The call is over when its leaf is empty and no process that events told of is left."""
         live = self._live.get(call)
-        if (
-            live is None
-            or call in self._new
-            or self._tracker.size(call)
-            or (live.leaf is not None and cgroup.populated(live.leaf))
-        ):
+        if live is None or call in self._new or self._tracker.size(call):
+            return
+        try:
+            if live.leaf is not None and cgroup.populated(live.leaf):
+                return
+        except cgroup.CgroupError as error:
+            self._log(f"call {call}: whether it is over is looked at once more: {error}")
+            asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self.end_if_over, call)
             return
         self._end(live)
 
@@ -467,8 +470,8 @@ class Calls:
     def change_priority(self, priority: Priority) -> None:
         """All calls, those that run included, have another priority."""
         self.placement.score = _VICTIM_SCORE[priority]
-        for leaf in self.leaves().values():
-            for pid in cgroup.processes(leaf):
+        for live in self.live():
+            for pid in self.processes_in(live.leaf):
                 process.prefer_as_victim(pid, _VICTIM_SCORE[priority])
         self.share.change_priority(priority)
 
@@ -487,6 +490,14 @@ class Calls:
         """Those that run, in the order in which they began."""
         return list(self._live.values())
 
+    def processes_in(self, place: Path | None) -> list[int]:
+        """The processes in a cgroup of the session, if there is one; none where they can't be read, which is said."""
+        try:
+            return cgroup.processes(place) if place is not None else []
+        except cgroup.CgroupError as error:
+            self._log(f"processes are not known: {error}")
+            return []
+
     def leaves(self) -> dict[int, Path]:
         """The leaf of each live call."""
         return {call: live.leaf for call, live in self._live.items() if live.leaf is not None}
@@ -495,9 +506,7 @@ class Calls:
         """Whatever is still alive ends with the session: say so in its record."""
         self._ending = True
         for live in self._live.values():
-            self._acts.deed(
-                live, "ended with the session", f"{len(cgroup.processes(live.leaf)) if live.leaf else 0} processes were left"
-            )
+            self._acts.deed(live, "ended with the session", f"{len(self.processes_in(live.leaf))} processes were left")
 
     def _seconds(self, at_ns: int) -> float:
         """The kernel's time of an event in seconds since the session began."""

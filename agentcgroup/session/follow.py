@@ -3,6 +3,7 @@
 Events say it; where they were lost, /proc and the cgroups do.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
@@ -30,6 +31,8 @@ from agentcgroup.sources import (
 from agentcgroup.tracker import Promoted, Tracker
 
 _OLD_NS = 1_000_000_000
+_AGAIN_S = 1.0
+"""How long until something that could not be read is read again."""
 
 
 class Follower:
@@ -178,8 +181,7 @@ class Follower:
 
     def _line(self, call: int, pid: int | None) -> list[process.Facts]:
         """A process of a call, its parent, and so on, as far as they are in the call."""
-        leaf = self._calls.leaves().get(call)
-        members = set(cgroup.processes(leaf)) if leaf else set()
+        members = self._calls.processes_in(self._calls.leaves().get(call))
         line: list[process.Facts] = []
         while pid in members and (facts := process.facts(pid, self.stdio_of)) is not None:
             line.append(facts)
@@ -188,9 +190,8 @@ class Follower:
 
     def _is_the_agent(self, call: int) -> bool:
         """Look at all that runs in a call, before it is stopped: some of what it started may not have been told."""
-        leaf = self._calls.leaves().get(call)
-        members = cgroup.processes(leaf) if leaf and self._tracker.is_candidate(call) else []
-        return any(self._started_inside(call, pid) for pid in members)
+        leaf = self._calls.leaves().get(call) if self._tracker.is_candidate(call) else None
+        return any(self._started_inside(call, pid) for pid in self._calls.processes_in(leaf))
 
     def _promote(self, promoted: Promoted) -> None:
         """Move a runtime to the agent domain, with what led to it; what it runs becomes calls."""
@@ -207,7 +208,14 @@ class Follower:
         self._calls.became_agent(promoted.call, promoted.why)
 
     def resync(self) -> None:
-        """Read anew where the session's processes are: the way back from lost events."""
+        """Read anew where the session's processes are, when that can be read: the way back from lost events."""
+        try:
+            self._read_again()
+        except (cgroup.CgroupError, OSError) as error:
+            self._log(f"the session is read again in {_AGAIN_S:.0f} s, for now it can't be: {error}")
+            asyncio.get_running_loop().call_later(_AGAIN_S, self.resync)
+
+    def _read_again(self) -> None:
         self._drain()  # what events tell in time need not be guessed
         seen = set()
         for call, leaf in self._calls.leaves().items():
@@ -260,10 +268,9 @@ class Follower:
 
     def _call_that_runs(self, line: tuple[str, ...]) -> int | None:
         """The call one of whose processes, placed or on their way, has this command line."""
-        placed = ((pid, call) for call, leaf in self._calls.leaves().items() for pid in cgroup.processes(leaf))
-        expected = (
-            (pid, call) for pid in cgroup.processes(self._layout.agent) if (call := self._tracker.call_of(pid)) is not None
-        )
+        there, agents = self._calls.processes_in, self._layout.agent
+        placed = ((pid, call) for call, leaf in self._calls.leaves().items() for pid in there(leaf))
+        expected = ((pid, call) for pid in there(agents) if (call := self._tracker.call_of(pid)) is not None)
         return next((call for pid, call in (*placed, *expected) if line and process.command_line(pid) == line), None)
 
     def _known_ancestor(self, pid: int) -> int | None:

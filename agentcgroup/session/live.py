@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
 import time
 from collections import deque
 from collections.abc import Callable
@@ -142,7 +141,7 @@ class Placement:
             try:
                 return cgroup.add(live.leaf, pid)
             except cgroup.CgroupError as error:
-                if error.errno not in (errno.ENOENT, errno.ENODEV):
+                if error.errno not in cgroup.GONE:
                     raise
             # Somebody removed it while it was empty.
             self._lose(live)

@@ -153,8 +153,11 @@ class Share:
                 continue
             if live.wait is not None and live.wait.rung == "brake":
                 before.release(live.leaf, live.limits)
-            for pid in cgroup.processes(live.leaf):
-                self.enforcer.adopt(live.leaf, pid)
+            try:
+                for pid in cgroup.processes(live.leaf):
+                    self.enforcer.adopt(live.leaf, pid)
+            except cgroup.CgroupError as error:
+                self._log(f"call {live.record.call}: not told to the enforcer: {error}")
             if live.wait is not None and live.wait.rung == "brake":
                 self.enforcer.brake(live.leaf)
         before.close()

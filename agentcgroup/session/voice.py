@@ -5,7 +5,6 @@ end-of-file never waits for us.  Nobody who owns a stream can make us wait longe
 """
 
 import contextlib
-import errno
 import os
 import signal
 import time
@@ -65,7 +64,7 @@ async def stop_call(
         try:
             cgroup.freeze(leaf, True)
         except cgroup.CgroupError as error:
-            if error.errno not in (errno.ENOENT, errno.ENODEV):
+            if error.errno not in cgroup.GONE:
                 not_frozen = error  # it is told and killed all the same; the agent may see the end first
         if first is not None:
             await first()
@@ -79,10 +78,13 @@ async def stop_call(
 
 @contextlib.contextmanager
 def _held(pid: int, leaf: Path | None, began_s: float) -> Iterator[int | None]:
-    """A pidfd of a process of the call: its number is not another's meanwhile.  None if it is gone, or not of the call."""
+    """A pidfd of a process of the call: its number is not another's meanwhile.  None if it is gone, or not of the call.
+
+    Raises OSError where it can't be had for another reason, as without a free descriptor.
+    """
     try:
         pidfd = os.pidfd_open(pid)
-    except OSError:
+    except ProcessLookupError:
         yield None
         return
     try:

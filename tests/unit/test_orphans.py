@@ -40,6 +40,9 @@ class Heard:
     def leaves(self) -> dict[int, Path]:
         return self._leaves
 
+    def processes_in(self, place: Path | None) -> list[int]:
+        return cgroup.processes(place) if place is not None else []
+
     def decided_again(self) -> None: ...
 
     def news(self, event: object) -> None: ...
