@@ -76,8 +76,8 @@ def _check(hint: str) -> None:
 
 def own_session() -> str:
     """The session that this process runs in, from its cgroup."""
-    with open("/proc/self/cgroup") as file:
-        lines = file.read().splitlines()
+    with open("/proc/self/cgroup", "rb") as file:
+        lines = os.fsdecode(file.read()).split("\n")  # names in it need not be UTF-8
     for line in lines:
         parts = line.partition("::")[2].split("/")
         if line.startswith("0::") and _SLICE in parts[:-1]:

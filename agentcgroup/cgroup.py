@@ -7,10 +7,12 @@ path and the operation when it fails.  Limits follow the kernel's notation: byte
 import contextlib
 import errno
 import os
+import re
 import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from agentcgroup.errors import AgentCgroupError, errno_words
 from agentcgroup.model import Limits, Usage
@@ -30,20 +32,50 @@ class CgroupError(AgentCgroupError):
         self.errno = error.errno
 
 
+def kernel_lines(file: Path | str) -> list[str]:
+    """The lines of a file of the kernel's.  Names in it are bytes that somebody chose: what is no UTF-8 stays what it is (os.fsencode).
+
+    Raises OSError.
+    """
+    return os.fsdecode(Path(file).read_bytes()).removesuffix("\n").split("\n")
+
+
+class Mount(NamedTuple):
+    """A line of /proc/self/mounts."""
+
+    place: Path
+    type: str
+    options: str
+
+
+def mounts() -> list[Mount]:
+    """What is mounted where, as this process sees it."""
+    found = []
+    for line in kernel_lines("/proc/self/mounts"):
+        fields = line.split(" ")
+        if len(fields) >= 4:
+            found.append(Mount(Path(_unescaped(fields[1])), fields[2], fields[3]))
+    return found
+
+
+def _unescaped(field: str) -> str:
+    """Blanks and such in a mount point, which the kernel writes as octal numbers."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)
+
+
 @lru_cache(maxsize=1)
 def mount_point() -> Path:
     """Where the cgroup v2 hierarchy is mounted.  Raises AgentCgroupError when it is nowhere."""
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        fields = line.split()
-        if fields[2] == "cgroup2":
-            return Path(fields[1])
+    for mount in mounts():
+        if mount.type == "cgroup2":
+            return mount.place
     raise AgentCgroupError("no cgroup v2 hierarchy", "cgroup2 is not mounted", "boot with systemd.unified_cgroup_hierarchy=1")
 
 
 def of_process(pid: int | str = "self") -> Path:
     """The cgroup a process is in.  Raises ProcessLookupError when it is gone."""
     try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        lines = kernel_lines(f"/proc/{pid}/cgroup")
     except (FileNotFoundError, ProcessLookupError):
         raise ProcessLookupError(pid) from None
     inside = next((line[3:] for line in lines if line.startswith("0::")), "/")
@@ -56,7 +88,7 @@ def read(cgroup: Path, name: str) -> str:
         # os instead of pathlib, which costs three times as much: this is done for every event.
         descriptor = os.open(f"{cgroup}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return os.read(descriptor, 65536).decode().rstrip("\n")
+            return os.fsdecode(os.read(descriptor, 65536)).rstrip("\n")
         finally:
             os.close(descriptor)
     except OSError as error:

@@ -11,7 +11,7 @@ from agentcgroup.habits import Habits, Shape
 from agentcgroup.hints import parse_hint
 from agentcgroup.policy import Policy, load_policy
 from agentcgroup.process import Facts
-from agentcgroup.session.start import session_budget
+from agentcgroup.session.embedded import session_budget
 from agentcgroup.text import LONGEST_LINE, clean
 from agentcgroup.units import format_duration, format_size
 

@@ -1,38 +1,52 @@
 """The command line: typer commands without logic.
 
-``exec`` is on a tool call's path and skips typer (its import alone costs more than the command may);
-only its help comes from here.
+``exec`` is on a tool call's path and ``run`` on an agent's, so neither waits for typer (its import alone costs more than they may);
+what is not plain, and their help, comes from here.
 """
 
 import sys
 
-from agentcgroup.errors import AgentCgroupError
-from agentcgroup.text import clean_lines, tolerate
+from agentcgroup import isolated
+
+_HELP = ("--help", "-h")
 
 
 def main() -> int:
     """Entry point of the ``agentcgroup`` command; returns the exit code."""
-    words = sys.argv[1:]
-    tolerate(sys.stdout)
-    tolerate(sys.stderr)
+    isolated.isolate()
+    from agentcgroup import errors, stdio
+    from agentcgroup.text import clean_lines
+
+    stdio.prepare()
     try:
-        if words[:1] == ["exec"] and words[1:2] not in (["--help"], []):
-            from agentcgroup.call_client import main as exec_main
-
-            return exec_main(words[1:])
-        from agentcgroup.cli.commands import app
-
-        return int(app(standalone_mode=False) or 0)
-    except AgentCgroupError as error:
-        print(f"agentcgroup: {clean_lines(str(error))}", file=sys.stderr)
-        return error.exit_code
+        code = _command(sys.argv[1:])
+    except errors.AgentCgroupError as error:
+        stdio.say(f"agentcgroup: {clean_lines(str(error))}")
+        code = error.exit_code
     except KeyboardInterrupt:
-        return 130
+        code = 130
     except Exception as error:
-        if hasattr(error, "format_message"):  # click's own usage errors
-            print(
-                f"agentcgroup: {clean_lines(error.format_message())}\n  agentcgroup --help lists commands and options",
-                file=sys.stderr,
-            )
-            return 2
-        raise
+        if stdio.could_not_write(error):
+            code = stdio.failed(error)
+        elif hasattr(error, "format_message"):  # click's own usage errors
+            stdio.say(f"agentcgroup: {clean_lines(error.format_message())}\n  agentcgroup --help lists commands and options")
+            code = errors.USAGE
+        else:
+            code = errors.report_fault(error)
+    return stdio.finish(code)
+
+
+def _command(words: list[str]) -> int:
+    if words[:1] == ["exec"] and words[1:] and words[1] not in _HELP:
+        from agentcgroup.call_client import main as exec_main
+
+        return exec_main(words[1:])
+    if words[:1] == ["run"]:
+        from agentcgroup.session import options
+        from agentcgroup.session.start import start
+
+        if (plain := options.parse(words[1:])) is not None:
+            return start(plain)
+    from agentcgroup.cli.commands import app
+
+    return int(app(standalone_mode=False) or 0)

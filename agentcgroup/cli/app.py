@@ -14,6 +14,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["--help", "-h"]},
 )
 policy_app = typer.Typer(
     help="Check a policy file, or ask what it means for a command.", no_args_is_help=True, rich_markup_mode=None
@@ -68,9 +69,11 @@ def run(
 
     Each tool call of the agent gets its own cgroup; the exit code is CMD's, a summary goes to stderr.
     """
-    from agentcgroup.session.start import Options, start
+    from agentcgroup.session.options import Options
+    from agentcgroup.session.start import start
 
-    return start(Options(tuple(context.args), name, priority, memory, cpu_weight, policy, events, enforcer, report, docker))
+    files = [None if file is None else str(file) for file in (policy, report)]
+    return start(Options(tuple(context.args), name, priority, memory, cpu_weight, files[0], events, enforcer, files[1], docker))
 
 
 @app.command("exec", context_settings=_COMMAND)
@@ -94,7 +97,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Machine-readabl
 @app.command()
 def cleanup(end: Annotated[bool, typer.Option("--end", help="End agents that still run in stale sessions, too.")] = False) -> int:
     """Clean up after sessions whose run was killed: thaw, lift limits, remove empty cgroups."""
-    from agentcgroup.session.start import clean_up
+    from agentcgroup.session.embedded import clean_up
 
     return clean_up(end)
 

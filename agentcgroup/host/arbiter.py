@@ -242,7 +242,7 @@ def take_over() -> int:
         # Its sessions notice at once, and come to us.
         with contextlib.suppress(ValueError, OSError):
             pid = _holder(lock)
-            if Path(f"/proc/{pid}/comm").read_text().strip() == NAME:
+            if Path(f"/proc/{pid}/comm").read_bytes().strip() == NAME.encode():
                 os.kill(pid, signal.SIGTERM)
         if not _locked(lock, _GOING_S):
             raise AgentCgroupError("the host process does not go", f"it holds {_LOCK}", f"end the process {NAME}")

@@ -5,6 +5,7 @@ Nothing here changes the machine.  Each finding says why something is missing an
 
 import json
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from agentcgroup import cgroup, systemd
 from agentcgroup.errors import AgentCgroupError
 from agentcgroup.kernel import memory, scheduler, selftest
 from agentcgroup.kernel.libbpf import version
+from agentcgroup.session.options import DAEMON_SOCKET
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 
@@ -30,11 +32,25 @@ class Finding:
 
 def diagnose() -> list[Finding]:
     """Look at everything AgentCgroup can use."""
-    checks: list[Callable[[], Finding]] = [
-        _root, _cgroup2, _controllers, _session_place, _connector, _systemd, _kill, _psi, _favordynmods, _btf, _bpf,
-        _sched_ext, _memcg_struct_ops, _docker,
-    ]  # fmt: skip
-    return [check() for check in checks]
+    monitor = _checked(_bpf)
+    return [
+        *map(_checked, (_root, _cgroup2, _controllers, _session_place)),
+        _checked(_connector, not monitor.ok),
+        *map(_checked, (_systemd, _kill, _psi, _favordynmods, _btf)),
+        monitor,
+        *map(_checked, (_sched_ext, _memcg_struct_ops, _docker)),
+    ]
+
+
+def _checked(check: Callable[..., Finding], *arguments: bool) -> Finding:
+    """What a check found; one that fails is a finding, too, and keeps nobody from the others."""
+    try:
+        return check(*arguments)
+    except Exception as error:
+        name = check.__name__.strip("_").replace("_", " ")
+        return Finding(
+            name, False, f"it could not be looked at: {error!r}", "run doctor as root; if that does not help, report it"
+        )
 
 
 def print_diagnosis(findings: list[Finding], as_json: bool) -> int:
@@ -57,8 +73,14 @@ def print_diagnosis(findings: list[Finding], as_json: bool) -> int:
 
 
 def _root() -> Finding:
-    ok = os.geteuid() == 0
-    return Finding("root", ok, f"user id {os.geteuid()}", "run as root: cgroups and process events need it", needed=True)
+    """Whether this user may run sessions: root by itself, others through the daemon."""
+    if os.geteuid() == 0:
+        return Finding("root, or the daemon", True, "user id 0", needed=True)
+    with socket.socket(socket.AF_UNIX) as link:
+        if link.connect_ex(DAEMON_SOCKET) == 0:
+            return Finding("root, or the daemon", True, f"user id {os.geteuid()}, and the daemon runs", needed=True)
+    do = "run it with sudo, or have an administrator say agentcgroup install; what follows is what this user may see"
+    return Finding("root, or the daemon", False, f"user id {os.geteuid()}, and no daemon runs", do, needed=True)
 
 
 def _cgroup2() -> Finding:
@@ -76,7 +98,7 @@ def _controllers() -> Finding:
         return Finding("controllers", False, error.why, needed=True)
     lacking = [name for name in cgroup.CONTROLLERS if name not in there]
     seen = f"missing on v2: {', '.join(lacking)}" if lacking else f"{', '.join(cgroup.CONTROLLERS)} on v2"
-    v1 = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines() if line.split()[2] == "cgroup"]
+    v1 = [mount for mount in cgroup.mounts() if mount.type == "cgroup"]
     do = (
         "they are bound to cgroup v1: boot with systemd.unified_cgroup_hierarchy=1"
         if v1
@@ -107,14 +129,17 @@ def _session_place() -> Finding:
     )
 
 
-def _connector() -> Finding:
+def _connector(needed: bool) -> Finding:
+    """Other events than those of the BPF monitor: needed where that can't be had."""
     from agentcgroup.sources.connector import Connector
 
     try:
         Connector().close()
     except AgentCgroupError as error:
-        return Finding("process connector", False, error.why, error.do, needed=True)
-    return Finding("process connector", True, "events of fork, exec and exit", needed=True)
+        return Finding(
+            "process connector", False, error.why, error.do if needed else "none needed: the BPF monitor is better", needed
+        )
+    return Finding("process connector", True, "events of fork, exec and exit", needed=needed)
 
 
 def _systemd() -> Finding:
@@ -146,9 +171,7 @@ def _psi() -> Finding:
 
 
 def _favordynmods() -> Finding:
-    options = next(
-        (line.split()[3] for line in Path("/proc/self/mounts").read_text().splitlines() if line.split()[2] == "cgroup2"), ""
-    )
+    options = next((mount.options for mount in cgroup.mounts() if mount.type == "cgroup2"), "")
     ok = "favordynmods" in options.split(",")
     seen = "set: quick moves between cgroups" if ok else "not set: a move waits for an RCU grace period, a few ms"
     return Finding(

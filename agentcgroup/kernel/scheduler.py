@@ -113,9 +113,13 @@ def try_load(path: Path | None = None) -> None:
 def running() -> str:
     """The name of the scheduler that is loaded; empty when there is none."""
     try:
-        return (STATE / "root/ops").read_text().strip() if (STATE / "state").read_text().strip() != "disabled" else ""
+        return _text(STATE / "root/ops") if _text(STATE / "state") != "disabled" else ""
     except OSError:
         return ""
+
+
+def _text(file: Path) -> str:
+    return os.fsdecode(file.read_bytes()).strip()
 
 
 def read_figures(figures_id: int) -> Figures:

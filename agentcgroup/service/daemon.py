@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from agentcgroup import background
-from agentcgroup.errors import AgentCgroupError
+from agentcgroup.errors import AgentCgroupError, fault_words
 from agentcgroup.history import store
 from agentcgroup.history.store import FILE
 from agentcgroup.history.writer import Writer
@@ -33,7 +33,9 @@ from agentcgroup.service.served import Plan, Served, left_by_another
 from agentcgroup.session import places
 from agentcgroup.session.callers import CALLERS
 from agentcgroup.session.control import peer
-from agentcgroup.session.start import check_machine, host_memory
+from agentcgroup.session.embedded import check_machine
+from agentcgroup.session.front import fork
+from agentcgroup.session.start import host_memory
 from agentcgroup.sources import Source
 from agentcgroup.sources.choice import Choice, open_source
 from agentcgroup.sources.hub import Hub
@@ -302,7 +304,7 @@ async def _beat() -> None:
 def _fork_guardian() -> None:
     """A process that only waits for this one's death, and lets everything go then that nobody governs any more."""
     waits, _ = os.pipe()
-    if os.fork():
+    if fork("the daemon's guardian"):
         os.close(waits)
         return
     try:
@@ -314,5 +316,7 @@ def _fork_guardian() -> None:
         Path("/proc/self/comm").write_text("agentcg-guard")
         os.read(waits, 1)
         places.clean()
+    except BaseException as error:
+        log(f"the guardian could not let everything go: {fault_words(error)}", "error")
     finally:
         os._exit(0)

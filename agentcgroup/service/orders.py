@@ -113,7 +113,8 @@ def admit(policy: Policy, host_bytes: int, uid: int, order: Order, theirs: Seque
                     f"--priority {priority} refused", f"users may have {rule.priority} at most (users: priority)", "ask for less"
                 )
             priority = rule.priority
-        left = amount(rule.memory, host_bytes) - sum(one.memory for one in theirs)
+        share, taken = amount(rule.memory, host_bytes), sum(one.memory for one in theirs)
+        left = share - taken
         if memory > left and order.memory:
             raise AgentCgroupError(
                 f"--memory {format_size(memory)} refused",
@@ -121,6 +122,14 @@ def admit(policy: Policy, host_bytes: int, uid: int, order: Order, theirs: Seque
                 "ask for less, or end a session",
             )
         memory = min(memory, left)
+        if theirs and memory < SMALLEST_BUDGET_BYTES:
+            raise AgentCgroupError(
+                f"no memory is left for another session of user {uid}",
+                f"of its share of {format_size(share)} (users: memory), {len(theirs)} running sessions have {format_size(taken)};"
+                f" {format_size(max(0, left))} is left, and a session needs {format_size(SMALLEST_BUDGET_BYTES)}",
+                "end one of them, or start each with a budget of its own, e.g. --memory"
+                f" {format_size(max(SMALLEST_BUDGET_BYTES, share // 4))}; a session without --memory takes all that is left",
+            )
     if memory < SMALLEST_BUDGET_BYTES:
         raise AgentCgroupError(
             f"a budget of {format_size(max(0, memory))} is too small",

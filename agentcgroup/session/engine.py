@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,6 @@ from agentcgroup.session.layout import Layout
 from agentcgroup.session.places import end_session, release
 from agentcgroup.session.report import write_down
 from agentcgroup.sources import Source
-from agentcgroup.sources.choice import Choice, open_source
 
 _FRONT_PATIENCE_S = 1.0
 """The agent's end is seen by pidfd before the front says with which status; a front that is stopped is not waited for."""
@@ -42,7 +42,6 @@ class Plan:
     cpu_weight: int
     priority: Priority
     argv: tuple[str, ...]
-    events: Choice
     enforcer: enforce.Choice
     report: Path | None
     stub: int
@@ -53,32 +52,29 @@ class Plan:
 class Engine:
     """Governs one session from the first process to the last."""
 
-    def __init__(self, plan: Plan, channel: socket.socket, source: Source, source_words: str) -> None:
-        self._plan, self._channel = plan, channel
+    def __init__(self, plan: Plan, channel: socket.socket, source: Source, source_words: str, lock: int) -> None:
+        self._plan, self._channel, self._lock = plan, channel, lock
         self._source, self._source_words = source, source_words
         self._layout = Layout(plan.name, source)
         self._over = asyncio.Event()
         self._front_is_done = asyncio.Event()
         self._agent_status: int | None = None
         self._governor: Governor
+        self.ready = False
 
     async def run(self) -> None:
-        """Set the session up, govern it, end it.  Setup errors go to the front, which shows them."""
+        """Set the session up, govern it, end it."""
         plan = self._plan
         subject = Subject(
             plan.name, plan.folder, plan.policy, plan.budget, plan.priority, plan.argv, plan.enforcer, plan.stub, plan.front
         )
-        try:
-            self._layout.create(
-                plan.stub, plan.keeper, plan.budget, plan.priority, plan.cpu_weight, plan.policy.session.agent.cpu_weight
-            )
-            governor = self._governor = Governor(subject, self._layout, self._source, self._source_words, start_host)
-            await governor.start(self._over.set)
-        except (AgentCgroupError, OSError) as error:
-            _give_up(plan, self._channel, error)
-            return
+        self._layout.create_parts(plan.stub, plan.keeper, plan.budget, plan.priority, plan.policy.session.agent.cpu_weight)
+        governor = self._governor = Governor(subject, self._layout, self._source, self._source_words, start_host)
+        await governor.start(self._over.set)
         asyncio.get_running_loop().add_reader(self._channel.fileno(), self._front_speaks)
-        _send(self._channel, {"ready": str(self._layout.top)})
+        self.ready = True
+        # The lock with it: the session is nobody's only when the front is gone, too.
+        socket.send_fds(self._channel, [json.dumps({"ready": str(self._layout.top)}).encode() + b"\n"], [self._lock])
         await self._over.wait()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._front_is_done.wait(), _FRONT_PATIENCE_S)
@@ -114,29 +110,32 @@ class Engine:
         self._over.set()
 
 
-def govern(plan: Plan, channel: socket.socket) -> None:
-    """Govern the planned session; ``channel`` leads to the front."""
-    start_host(plan.policy.host)  # before there is anything that it could inherit
+def govern(plan: Plan, channel: socket.socket, open_source: Callable[[], tuple[Source, str]], lock: int) -> None:
+    """Govern the planned session; ``channel`` leads to the front, ``lock`` is the session's.
+
+    Raises AgentCgroupError or OSError when it can't be set up; nothing of it is left then.
+    """
+    engine: Engine | None = None
     try:
-        source, words = open_source(plan.policy.monitor, plan.events)
-    except AgentCgroupError as error:
-        _give_up(plan, channel, error)
-        return
+        Layout.create_top(plan.name, [plan.stub, plan.keeper], plan.budget, plan.priority, plan.cpu_weight)
+        source, words = open_source()
+        channel.setblocking(False)
+        try:
+            engine = Engine(plan, channel, source, words, lock)
+            asyncio.run(engine.run())
+        finally:
+            source.close()
+    except BaseException as error:
+        if engine is not None and engine.ready:
+            raise
+        end_session(plan.name)
+        release(plan.folder)
+        if isinstance(error, (OSError, RuntimeError)):  # RuntimeError: a thread that may not be
+            raise AgentCgroupError("the session could not be set up", str(error), _DO) from error
+        raise
 
-    async def run() -> None:
-        await Engine(plan, channel, source, words).run()
 
-    try:
-        asyncio.run(run())
-    finally:
-        source.close()
-
-
-def _give_up(plan: Plan, channel: socket.socket, error: Exception) -> None:
-    """The session can't be set up: leave nothing of it, let the front say why."""
-    end_session(plan.name)
-    release(plan.folder)
-    _send(channel, {"error": str(error)})
+_DO = "agentcgroup doctor says what this machine lacks"
 
 
 def _send(channel: socket.socket, message: dict[str, Any]) -> None:

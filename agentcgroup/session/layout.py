@@ -57,26 +57,35 @@ class Layout:
         self._spares: dict[Path, Leaf] = {}
 
     def create(self, stub: int, keeper: int, budget: Budget, priority: Priority, cpu_weight: int, agent_cpu_weight: int) -> None:
-        """Make the session's cgroups and move ``stub`` into the agent domain; it must not have run yet.
+        """Make the session's cgroups and move ``stub`` into the agent domain; it must not have run yet."""
+        self.create_top(self.name, [stub, keeper], budget, priority, cpu_weight)
+        self.create_parts(stub, keeper, budget, priority, agent_cpu_weight)
+
+    @staticmethod
+    def create_top(name: str, pids: list[int], budget: Budget, priority: Priority, cpu_weight: int) -> None:
+        """Make the session's own cgroup, with these processes in it where systemd makes it.
 
         What is protected from reclaim is the agent's baseline, and of a session of high priority all.
         """
-        protected = _protected(budget, priority)
+        protected, top = _protected(budget, priority), session_cgroup(name)
         if systemd.is_running():
-            systemd.start_scope(self.name, [stub, keeper], budget.session, protected, cpu_weight)
-        else:
-            self.top.parent.mkdir(exist_ok=True)
-            cgroup.enable_controllers(self.top.parent, cgroup.mount_point())
-            cgroup.create(self.top)
-            cgroup.write(self.top, "memory.max", budget.session)
-            cgroup.write(self.top, "memory.low", protected)
-            cgroup.write(self.top, "cpu.weight", cpu_weight)
+            systemd.start_scope(name, pids, budget.session, protected, cpu_weight)
+            return
+        top.parent.mkdir(exist_ok=True)
+        cgroup.enable_controllers(top.parent, cgroup.mount_point())
+        cgroup.create(top)
+        cgroup.write(top, "memory.max", budget.session)
+        cgroup.write(top, "memory.low", protected)
+        cgroup.write(top, "cpu.weight", cpu_weight)
+
+    def create_parts(self, stub: int, keeper: int, budget: Budget, priority: Priority, agent_cpu_weight: int) -> None:
+        """Divide the session's cgroup, and move its processes to where they belong."""
         for part in (self.agent, self.tools, self._keeper):
             cgroup.create(part)
         self._source.watch_agent(self.agent)
         cgroup.add(self.agent, stub)
         cgroup.add(self._keeper, keeper)
-        self._limit_parts(budget, protected, agent_cpu_weight)
+        self._limit_parts(budget, _protected(budget, priority), agent_cpu_weight)
         for name, value in _KEEPER_LIMITS.items():
             # No swap files where the kernel was built or booted without swap.
             with contextlib.suppress(cgroup.CgroupError) if name == "memory.swap.max" else contextlib.nullcontext():

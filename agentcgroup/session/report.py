@@ -10,27 +10,29 @@ import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from agentcgroup import notable
-from agentcgroup.boundary import AgentProcess
-from agentcgroup.classify import Budget
 from agentcgroup.command import display
 from agentcgroup.files import write_anew
-from agentcgroup.kernel.scheduler import Figures
-from agentcgroup.loops import Loop
 from agentcgroup.model import LARGEST_STATUS, CallRecord
 from agentcgroup.text import LONGEST, clean, clean_argv, clean_lines, shorten
 from agentcgroup.units import format_duration, format_size
+
+if TYPE_CHECKING:  # run imports this beside an agent that starts: no more than it needs
+    from agentcgroup.boundary import AgentProcess
+    from agentcgroup.classify import Budget
+    from agentcgroup.kernel.scheduler import Figures
+    from agentcgroup.loops import Loop
 
 SCHEMA = 1
 
 
 def build_report(
-    name: str, argv: Sequence[str], priority: str, budget: Budget, began_at: float, duration_s: float,
+    name: str, argv: Sequence[str], priority: str, budget: "Budget", began_at: float, duration_s: float,
     agent_status: int | None, agent_peak: int | None, agent_kills: int, source: str, source_figures: dict[str, float],
-    enforcer: str, figures: Figures | None,
-    launched: Sequence[AgentProcess], records: Sequence[CallRecord], loops: Sequence[Loop], log: Sequence[str],
+    enforcer: str, figures: "Figures | None",
+    launched: "Sequence[AgentProcess]", records: Sequence[CallRecord], loops: "Sequence[Loop]", log: Sequence[str],
 ) -> dict[str, Any]:  # fmt: skip
     """Everything about a session as JSON-able data.  Sizes in bytes, times in seconds; ``started`` since the epoch."""
     return {

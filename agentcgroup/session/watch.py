@@ -77,8 +77,8 @@ class Watcher:
         content = None
         if watch.is_file:
             # Reading from the start is also what re-arms the kernel's notification.
-            with contextlib.suppress(OSError, UnicodeDecodeError):
-                content = os.pread(watch.descriptor, 4096, 0).decode()
+            with contextlib.suppress(OSError):
+                content = os.fsdecode(os.pread(watch.descriptor, 4096, 0))
         if content is None:
             self.forget(number)
         watch.callback(content)

@@ -29,7 +29,7 @@ _SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33
 
 
 class Connector(Source):
-    """The process connector of this machine.  Needs CAP_NET_ADMIN in the initial namespaces."""
+    """The process connector of this machine.  Needs the initial namespaces, and before Linux 6.6 CAP_NET_ADMIN."""
 
     name = "process connector"
 
@@ -48,7 +48,10 @@ class Connector(Source):
             ) from None
         self._socket = socket.socket(fileno=os.dup(self._netlink.fileno()))
         self._socket.setblocking(False)
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+        except PermissionError:  # without CAP_NET_ADMIN, from Linux 6.6 on: as much as the host allows
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         _attach_filter(self._socket)
 
     def fileno(self) -> int:

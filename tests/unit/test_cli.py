@@ -1,5 +1,6 @@
 """The command line: what it refuses, in which words, with which exit code."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from agentcgroup.call_client import announced, parse
 from agentcgroup.errors import AgentCgroupError
+from agentcgroup.kernel import probe
 
 
 def agentcgroup(*words: str) -> subprocess.CompletedProcess[str]:
@@ -154,3 +156,98 @@ def test_the_arguments_of_exec() -> None:
 )
 def test_what_exec_is_about_to_execute_is_in_its_command_line(line: str, expected: tuple[str, tuple[str, ...]]) -> None:
     assert announced(tuple(line.split())) == expected
+
+
+def test_short_help_is_help() -> None:
+    for words in ([], ["run"], ["exec"], ["doctor"], ["policy", "check"]):
+        done = agentcgroup(*words, "-h")
+        assert (done.returncode, "Usage:" in done.stdout) == (0, True), words
+
+
+def shell(text: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
+    words = ["bash", "-c", text.replace("AGENTCGROUP", f"{sys.executable} -m agentcgroup")]
+    return subprocess.run(words, capture_output=True, text=True, timeout=60, **kwargs)  # type: ignore[call-overload, no-any-return]
+
+
+def test_output_that_can_not_be_written_is_said_in_a_line_and_a_reader_that_left_is_no_mistake() -> None:
+    full = shell("AGENTCGROUP policy explain -- ls >/dev/full")
+    assert (full.returncode, full.stderr) == (1, "agentcgroup: the output could not be written: No space left on device\n")
+    left = shell("AGENTCGROUP policy explain -- ls | true; echo ${PIPESTATUS[0]}")
+    assert left.stdout.strip() in ("0", "141")
+    assert left.stderr == ""
+    assert shell("AGENTCGROUP policy explain -- ls >&- 2>&-").returncode == 0
+
+
+def test_a_report_in_a_folder_that_was_removed_is_refused_in_words(tmp_path: Path) -> None:
+    package = Path(__file__).parent.parent.parent
+    start = f"import sys; sys.path.insert(0, {str(package)!r}); from agentcgroup.cli import main; sys.exit(main())"
+    done = shell(f'mkdir gone; cd gone; rmdir ../gone; {sys.executable} -c "{start}" run --report r.json -- true', cwd=tmp_path)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (
+        2, "agentcgroup: --report r.json can't be written: the current folder was removed"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("variable", ["PYTHONPATH", ""])
+def test_a_projects_modules_are_not_ours(tmp_path: Path, variable: str) -> None:
+    """Neither those of its PYTHONPATH nor, where we are started with -m, those of the current folder; the environment stays."""
+    for name in ("typing", "socket", "json", "typer", "yaml", "contextlib"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the project was imported')")
+    package = Path(__file__).parent.parent.parent
+    (tmp_path / "start.py").write_text(
+        f"import os, sys; sys.path.insert(1, {str(package)!r}); sys.argv[0] = '/x/{'' if variable else '__main__.py'}'\n"
+        f"from agentcgroup.cli import main; code = main(); print(os.environ.get('PYTHONPATH')); sys.exit(code)"
+    )
+    starter = ["-P", str(tmp_path / "start.py")] if variable else [str(tmp_path / "start.py")]
+    environment = {**os.environ, "PYTHONWARNINGS": "error"}
+    environment.pop("PYTHONPATH", None)
+    if variable:
+        environment[variable] = str(tmp_path)
+    words = [sys.executable, *starter, "policy", "explain", "--", "ls"]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "explore" in done.stdout
+    assert done.stdout.splitlines()[-1] == (str(tmp_path) if variable else "None")
+
+
+def test_a_fault_of_ours_is_one_plain_line_and_its_details_are_kept(tmp_path: Path) -> None:
+    text = "import sys\nfrom agentcgroup import policy\npolicy.load_policy = lambda *_: 1 / 0\nfrom agentcgroup.cli import main\nsys.exit(main())"
+    words = [sys.executable, "-c", text, "policy", "check", "x"]
+    done = subprocess.run(
+        words, capture_output=True, text=True, env={**os.environ, "TMPDIR": str(tmp_path), "JOURNAL_STREAM": ""}
+    )
+    assert done.returncode == 70
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("agentcgroup: unexpected ZeroDivisionError: division by zero\n  this is a fault of agentcgroup")
+    [details] = tmp_path.iterdir()
+    assert str(details) in done.stderr
+    assert "Traceback" in details.read_text()
+    shown = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "AGENTCGROUP_DEBUG": "1"})
+    assert "Traceback" in shown.stderr
+
+
+def test_a_terminal_without_unicode_shows_escapes() -> None:
+    done = shell("PYTHONIOENCODING=ascii AGENTCGROUP policy explain -- $'l\\xfcs\\u2026'")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives up root's capabilities")
+def test_doctor_without_rights_says_what_it_may_not_see() -> None:
+    words = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-m", "agentcgroup", "doctor", "--json"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stderr
+    found = {one["feature"]: one for one in json.loads(done.stdout)["findings"]}
+    assert "Traceback" not in done.stderr
+    assert "root, or the daemon" in found
+    assert not found["BPF monitor"]["ok"]
+    assert found["process connector"]["needed"]
+
+
+def test_doctor_goes_on_when_a_check_breaks_and_needs_no_connector_where_bpf_works() -> None:
+    assert probe._connector(needed=False).needed is False
+
+    def broken() -> probe.Finding:
+        raise PermissionError(1, "Operation not permitted")
+
+    finding = probe._checked(broken)
+    assert (finding.ok, finding.feature) == (False, "broken")
+    assert "Operation not permitted" in finding.seen

@@ -22,9 +22,10 @@ from agentcgroup.model import CallRecord, Deed
 from agentcgroup.service import metrics, notify
 from agentcgroup.service.contained import Container, wishes
 from agentcgroup.service.install import unit_text
+from agentcgroup.session.options import Options
 from agentcgroup.session.places import check_name
 from agentcgroup.session.recorder import row_of, totals_of
-from agentcgroup.session.start import Options, container_words
+from agentcgroup.session.start import container_words
 from agentcgroup.units import parse_size
 
 
