@@ -68,8 +68,8 @@ def run(options: Options) -> int:
             until_ready(link, "the governing process ended before the session began")
         except AgentCgroupError:
             give_up(agent, keeper)
-            if engine:
-                os.waitpid(engine, 0)
+            if engine and os.WIFSIGNALED(os.waitpid(engine, 0)[1]):
+                _clean_after_engine()
             raise
 
         def other_ended(pid: int) -> None:
@@ -80,13 +80,19 @@ def run(options: Options) -> int:
                 places.lift(places.session_cgroup(name))
 
         status, report = accompany(agent, link, options.argv, other_ended)
-        for lock in link.descriptors:
-            os.close(lock)
         if report is None:
             _engine_died(name)
         else:
             show_summary(report)
     return end_like(status)
+
+
+def _clean_after_engine() -> None:
+    """It was killed while it set up the session: what there is of that is nobody's, and is told from others' by its lock."""
+    from agentcgroup.session import places
+
+    with contextlib.suppress(AgentCgroupError):
+        places.clean()
 
 
 def _engine_died(name: str) -> None:

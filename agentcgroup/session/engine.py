@@ -73,8 +73,9 @@ class Engine:
         await governor.start(self._over.set)
         asyncio.get_running_loop().add_reader(self._channel.fileno(), self._front_speaks)
         self.ready = True
-        # The lock with it: the session is nobody's only when the front is gone, too.
-        socket.send_fds(self._channel, [json.dumps({"ready": str(self._layout.top)}).encode() + b"\n"], [self._lock])
+        with contextlib.suppress(OSError):  # the front was killed: the stub ends without it, and so does the session
+            # The lock with it: the session is nobody's only when the front is gone, too.
+            socket.send_fds(self._channel, [json.dumps({"ready": str(self._layout.top)}).encode() + b"\n"], [self._lock])
         await self._over.wait()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._front_is_done.wait(), _FRONT_PATIENCE_S)

@@ -1,18 +1,21 @@
 """``run`` on plain folders that stand in for cgroups, where a machine has none to give: python -m tests.agents.foldered FOLDER [OPTIONS] -- CMD.
 
-NO_FORKS=N: only N more processes may be had; NO_THREADS: no thread.
+NO_FORKS=N: only N more processes may be had; NO_THREADS: no thread.  KILL=engine or KILL=front: that process is killed while the session is set up.
 """
 
 import os
 import shutil
+import signal
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from agentcgroup import cgroup, stdio, systemd
 from agentcgroup.errors import AgentCgroupError
 from agentcgroup.history import store
 from agentcgroup.session import embedded, options, places, watch
+from agentcgroup.session.layout import Layout
 
 folder = Path(sys.argv[1])
 FILES = {
@@ -37,9 +40,17 @@ def remove(place: Path) -> bool:
     return True
 
 
+listed = cgroup.processes
+
+
+def processes(place: Path) -> list[int]:
+    """The kernel takes those that have ended off the list."""
+    return [pid for pid in listed(place) if Path(f"/proc/{pid}").exists()]
+
+
 cgroup.mount_point.cache_clear()
 cgroup.mount_point = lambda: folder / "cgroup"  # type: ignore[assignment]
-cgroup.create, cgroup.remove = create, remove
+cgroup.create, cgroup.remove, cgroup.processes = create, remove, processes
 cgroup.of_process = lambda pid="self": folder / "cgroup"
 watch.Watcher.file = lambda *_: None  # type: ignore[method-assign]
 systemd.is_running = lambda: False
@@ -64,6 +75,14 @@ if os.environ.get("NO_THREADS"):
         raise RuntimeError("can't start new thread")
 
     threading._start_new_thread = refuse  # type: ignore[attr-defined]
+if os.environ.get("KILL"):
+    create_parts = Layout.create_parts
+
+    def interrupted(*arguments: Any) -> None:
+        create_parts(*arguments)
+        os.kill(os.getpid() if os.environ["KILL"] == "engine" else os.getppid(), signal.SIGKILL)
+
+    Layout.create_parts = interrupted  # type: ignore[method-assign]
 stdio.prepare()
 plain = options.parse(sys.argv[2:])
 assert plain is not None

@@ -78,6 +78,18 @@ def test_what_is_refused_is_refused_with_the_governing_processs_own_words(tmp_pa
         assert left(tmp_path) == []
 
 
+def test_a_governing_process_that_is_killed_during_set_up_leaves_nothing(tmp_path: Path) -> None:
+    done = run(tmp_path, KILL="engine")
+    assert (done.returncode, "ended before the session began" in done.stderr) == (2, True), done.stderr
+    assert left(tmp_path) == []
+
+
+def test_a_front_that_is_killed_during_set_up_leaves_nothing_and_its_agent_never_runs(tmp_path: Path) -> None:
+    assert run(tmp_path, KILL="front", agent=f"touch {tmp_path}/ran").returncode == -signal.SIGKILL
+    _until(lambda: left(tmp_path) == [])
+    assert not (tmp_path / "ran").exists()
+
+
 def test_when_the_governing_process_dies_the_agent_goes_on_and_the_session_is_still_somebodys(tmp_path: Path) -> None:
     front = subprocess.Popen(
         words(tmp_path, agent="while [ ! -e go ]; do sleep 0.05; done; exit 5"), cwd=tmp_path, stderr=subprocess.PIPE, text=True,
