@@ -55,6 +55,11 @@ def change_scope(session: str, memory_low: int, cpu_weight: int) -> None:
     _call(f"changing {scope_name(session)}", "SetUnitProperties", "sba(sv)", (scope_name(session), True, properties))
 
 
+def protect_slice(memory_low: int) -> None:
+    """What the slice of all sessions protects from reclaim, in bytes, until the next boot.  Raises AgentCgroupError when systemd refuses."""
+    _call(f"protecting {SLICE}", "SetUnitProperties", "sba(sv)", (SLICE, True, [("MemoryLow", ("t", memory_low))]))
+
+
 def limit_slice(memory_max: int | None) -> None:
     """Give the slice of all sessions a limit of memory, in bytes, until the next boot; None takes it back."""
     value = 2**64 - 1 if memory_max is None else memory_max

@@ -21,6 +21,7 @@ from agentcgroup.enforce import can_brake
 from agentcgroup.errors import AgentCgroupError
 from agentcgroup.host import wire
 from agentcgroup.host.enforcement import Enforcement
+from agentcgroup.host.protection import Protection
 from agentcgroup.policy import HostRule
 from agentcgroup.schedule import events as ev
 from agentcgroup.schedule.scheduler import Scheduler
@@ -52,7 +53,7 @@ class Arbiter:
         self._places: dict[str, Path] = {}
         self._enforcement = Enforcement(log)
         self._scheduler = Scheduler(rule, 0)
-        self._protected: dict[str, int] = {}
+        self._protection = Protection(log)
         self._stale_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._linger: asyncio.TimerHandle | None = None
@@ -71,7 +72,7 @@ class Arbiter:
             self._enforcement.join(name, hello.enforcer, lambda word: writer.write(wire.encode(word)))
             if self._linger is not None:
                 self._linger.cancel()
-            self._protect(name)
+            self._protection.change(_base(), name, self._places[name])
             self._step(hello.began)
             while line := await reader.readline():
                 event = wire.decode_event(line)
@@ -81,7 +82,7 @@ class Arbiter:
                     break
                 self._step(event)
                 if isinstance(event, ev.PriorityChanged):
-                    self._protect(name)
+                    self._protection.change(_base(), name, self._places[name])
         except (ValueError, ConnectionError):
             pass  # whoever it was does not speak our language
         except Exception as error:  # its governor comes again
@@ -98,7 +99,7 @@ class Arbiter:
         with contextlib.suppress(AgentCgroupError, OSError):
             let_go(self._places.pop(name))
         self._step(ev.SessionEnded(name))
-        self._protect(name)
+        self._protection.change(_base(), name, None)
         if not self._governors:
             self._wait_for_sessions()
 
@@ -111,15 +112,6 @@ class Arbiter:
         self._rule, self._stale_at = rule, 0.0
         self._scheduler.change(rule)
         self._step(ev.Tick())
-
-    def _protect(self, name: str) -> None:
-        """A session is new, changed or gone.  The kernel honours what it protects from reclaim only as far as its parent does, too."""
-        base, place = _base(), self._places.get(name)
-        self._protected.pop(name, None)
-        with contextlib.suppress(cgroup.CgroupError):
-            if place is not None and place.parent == base:
-                self._protected[name] = int(cgroup.read(place, "memory.low"))
-            cgroup.write(base, "memory.low", sum(self._protected.values()))
 
     def _wait_for_sessions(self) -> None:
         if self._linger_s is not None:

@@ -94,6 +94,14 @@ def test_limits_of_the_session_are_in_force(tmp_path: Path) -> None:
     assert "inactive" in unit.stdout
 
 
+@pytest.mark.one_kernel
+def test_what_sessions_protect_lasts_when_systemd_reads_its_units_again(tmp_path: Path) -> None:
+    look = """for _ in $(seq 100); do systemctl show -p MemoryLow agentcgroup.slice | grep -q '=[1-9]' && break; sleep 0.2; done
+    systemctl daemon-reload; cat /sys/fs/cgroup/agentcgroup.slice/memory.low"""
+    done = session(tmp_path, "--memory", "512M", agent=["sh", "-c", look])
+    assert int(done.stdout) == done.report["budget"]["agent_low"]
+
+
 def test_without_systemd_sessions_are_plain_cgroups(tmp_path: Path) -> None:
     """The same, in a mount namespace where systemd's mark is hidden."""
     hidden = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /run/systemd && exec "$@"', "sh"]
