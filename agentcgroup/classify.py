@@ -15,6 +15,8 @@ from agentcgroup.policy import ClassRule, LimitsRule, Policy
 
 SMALLEST_BUDGET_BYTES = 64 * MIB
 """Below this, not even an agent's idle runtime and one shell fit."""
+_LEAST_RESERVE_BYTES = 128 * MIB
+"""What an agent's own cap leaves for a call, in a session that has room: a shell with a small test or compiler run."""
 SMALLEST_LIMIT_BYTES = 8 * MIB
 """No call gets less: the shell around a command alone needs a few MiB."""
 
@@ -51,6 +53,8 @@ def grace(limit: int) -> int:
 def split_budget(policy: Policy, session_bytes: int) -> Budget:
     """Split a session's budget between the agent's protected baseline and the tool calls."""
     rule = policy.session.agent
+    reserve = min(max(session_bytes // 16, _LEAST_RESERVE_BYTES), session_bytes // 4)
+    agent_max = session_bytes - reserve if rule.memory_max is None else amount(rule.memory_max, session_bytes)
     agent_low = min(rule.baseline, session_bytes // 4)
     tools_max = session_bytes - agent_low
     return Budget(
@@ -58,7 +62,7 @@ def split_budget(policy: Policy, session_bytes: int) -> Budget:
         tools_high=max(tools_max - grace(tools_max), tools_max // 2),
         tools_max=tools_max,
         agent_low=agent_low,
-        agent_max=max(agent_low, min(amount(rule.memory_max, session_bytes), session_bytes)),
+        agent_max=max(agent_low, min(agent_max, session_bytes)),
     )
 
 

@@ -180,10 +180,10 @@ class AgentRule(_Strict):
 
 
 class AgentDomainRule(_Strict):
-    """The agent's own runtime: its protected baseline, and the cap that keeps a leak off the host."""
+    """The agent's own runtime: its protected baseline, and the cap that keeps a leak off its calls: by default, all but a reserve for one."""
 
     baseline: Size = 185 << 20
-    memory_max: Amount = 0.5
+    memory_max: Amount | None = None
     cpu_weight: Weight = 1000
 
 

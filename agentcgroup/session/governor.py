@@ -23,6 +23,7 @@ from agentcgroup.model import Priority
 from agentcgroup.policy import HostRule, Policy
 from agentcgroup.schedule.scheduler import LEVELS
 from agentcgroup.session import account
+from agentcgroup.session.agent_memory import AgentMemory
 from agentcgroup.session.calls import Calls
 from agentcgroup.session.control import Request, listen
 from agentcgroup.session.follow import Follower
@@ -100,6 +101,7 @@ class Governor:
             self._tracker, self.calls, source, layout, subject.stub, subject.stdio_of, subject.contained,
             self.drain, asyncio.get_running_loop().call_soon, self.log,
         )  # fmt: skip
+        self._agent_memory = AgentMemory(layout.agent, subject.budget, subject.stub, self.log)
         self._server: asyncio.Server
         self._changing: asyncio.Task[None] | None = None
         self._sharing: asyncio.Task[None]
@@ -119,6 +121,7 @@ class Governor:
             self._watcher.exit_of(agent, lambda _: agent_ended())
         self._server = await listen(subject.folder, self.follower.declare, self._snapshot, self._steer, subject.owner, self.log)
         self._watcher.file(self._layout.agent / "memory.events.local", self._agent_memory_event)
+        self._agent_memory.look()
         self.calls.prepare()
         self._recorder.session_began(
             name=subject.name, command=display(subject.argv, 200), priority=self._priority, owner=subject.owner,
@@ -181,6 +184,8 @@ class Governor:
         if kills > self._agent_kills:
             self._agent_kills = kills
             self.log("a process of the agent itself was killed by the kernel: the agent reached its own memory cap")
+        elif text is not None:  # perhaps it was at its cap
+            self._agent_memory.look()
 
     def log(self, line: str) -> None:
         """Write down what happened, with the time since the session's start."""
@@ -279,6 +284,7 @@ class Governor:
     async def close(self) -> None:
         """Govern no more."""
         self._source.on_ready(None)
+        self._agent_memory.stop()
         if self._look_again is not None:
             self._look_again.cancel()
         self._server.close()

@@ -214,7 +214,14 @@ def _notes(report: dict[str, Any]) -> Iterator[str]:
     if kills := report["agent"]["out_of_memory_kills"]:
         yield (f"agentcgroup: the agent itself reached its memory cap of {format_size(report['budget']['agent_max'])} and the kernel killed"
                f" {kills} of its processes; nothing outside this session was affected.\n"
-               "  raise session.agent.memory_max in a policy, or the session's --memory, if the agent needs more")  # fmt: skip
+               f"  if it needs more, {more_for_the_agent(report['budget']['session'], report['budget']['agent_max'])}")  # fmt: skip
+
+
+def more_for_the_agent(session_bytes: int, cap_bytes: int) -> str:
+    """What to set so that an agent has more memory: the cap leaves a quarter of the session at most, unless a policy says otherwise."""
+    if cap_bytes < session_bytes - session_bytes // 4:
+        return f"raise session.agent.memory_max in the policy, which is {format_size(cap_bytes)} now"
+    return f"give the session more: --memory {format_size(2 * session_bytes)}"
 
 
 _COUNTED_NOTES = {

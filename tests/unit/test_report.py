@@ -51,7 +51,7 @@ def test_each_call_has_a_line_with_its_figures_and_what_was_done() -> None:
 
 def test_a_leaking_agent_and_ignored_hints_are_mentioned() -> None:
     text = summary(kills=1, log=("1.0 call 1: hint 'x' ignored: known hints are",))
-    assert "the agent itself reached its memory cap of 512M" in text
+    assert "the agent itself reached its memory cap of 896M" in text
     assert "note: 1.0 call 1: hint 'x' ignored" in text
     assert "reached its memory cap" not in summary()
 

@@ -105,12 +105,20 @@ def test_a_leaking_agent_is_stopped_at_its_own_cap_with_a_message_and_its_neighb
     other = subprocess.Popen(command("--name", "neighbour", agent=agent), stderr=subprocess.PIPE, text=True)
     done = session(tmp_path, "--memory", "512M", agent=[hog, "1500"])
     assert done.code == -9
-    assert "the agent itself reached its memory cap of 256M" in done.stderr
+    assert "the agent itself reached its memory cap of 384M" in done.stderr
     assert done.report["agent"]["out_of_memory_kills"] == 1
     over.touch()
     assert other.wait(240) == 0
     assert "out of memory" not in (other.stderr.read() if other.stderr else "")
     assert_nothing_left()
+
+
+@pytest.mark.one_kernel
+def test_an_agent_that_nears_its_own_cap_is_told_of_before(hog: str, tmp_path: Path) -> None:
+    done = session(tmp_path, "--memory", "512M", agent=[hog, "360", "8"])
+    assert done.code == 0
+    assert "of its cap of 384M, where the kernel kills it" in done.stderr
+    assert "--memory 1G" in done.stderr
 
 
 @EVENTS
