@@ -143,7 +143,7 @@ def _where(chosen: Filter) -> tuple[str, list[Any]]:
         "sessions.owner = ?": chosen.owner,
         "calls.kind = ?": chosen.kind,
     }
-    given = {condition: value for condition, value in conditions.items() if value is not None}
+    given = {condition: clean_data(value) for condition, value in conditions.items() if value is not None}
     where = [
         *given,
         *(["calls.exit_status != 0"] if chosen.failed else []),
@@ -186,7 +186,7 @@ def folded(connection: sqlite3.Connection, chosen: Filter) -> dict[str, Any]:
 
 def sessions(connection: sqlite3.Connection, name: str | None = None) -> list[dict[str, Any]]:
     """All sessions, or those of a name, oldest first."""
-    rows = connection.execute("SELECT * FROM sessions WHERE ?1 IS NULL OR name = ?1 ORDER BY id", [name])
+    rows = connection.execute("SELECT * FROM sessions WHERE ?1 IS NULL OR name = ?1 ORDER BY id", [clean_data(name)])
     return [_decoded(row) for row in rows]
 
 

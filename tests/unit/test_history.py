@@ -293,6 +293,13 @@ def test_a_history_that_cannot_be_read_is_refused_with_words(damage: str, tmp_pa
         store.sessions(history)
 
 
+def test_a_name_that_is_no_text_is_nobodys(tmp_path: Path) -> None:
+    complaints_of(tmp_path / "history.db", session())
+    with store.reading(tmp_path / "history.db") as history:
+        assert store.sessions(history, "demo\udcff") == []
+        assert store.calls(history, store.Filter(session="demo\udcff", text="\udcff", name="\udcff")) == []
+
+
 def test_the_figures_of_a_session() -> None:
     calls = [
         call(1, 1.0, 4.0, deeds=[WAIT]),
