@@ -23,8 +23,9 @@ from agentcgroup.history import store
 from agentcgroup.history.store import FILE
 from agentcgroup.history.writer import Writer
 from agentcgroup.host import arbiter
-from agentcgroup.policy import Policy, load_policy
+from agentcgroup.policy import Policy
 from agentcgroup.service import contained, explain, metrics
+from agentcgroup.service.chosen import first_policy, read_policy
 from agentcgroup.service.contained import Container
 from agentcgroup.service.docker import ENGINES, Engine
 from agentcgroup.service.notify import forget, keep, kept, log, notify, watchdog_s
@@ -60,7 +61,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Be the daemon until SIGTERM; returns the exit code.  Raises AgentCgroupError where it can't begin."""
-    policy = load_policy(options.policy)
+    policy = first_policy(options.policy, lambda text: log(text, "error"))
     address = metrics.parse_address(options.metrics)
     check_machine()
     _fork_guardian()
@@ -258,7 +259,7 @@ class Daemon:
         """The policy file again: a broken one changes nothing."""
         notify("RELOADING=1")
         try:
-            self._policy = load_policy(self._options.policy)
+            self._policy = read_policy(self._options.policy)
             self._arbiter.change(self._policy.host)
             self._writer.change(self._policy.history.keep, self._policy.history.size)
             log("policy read again: it holds for what begins from now on; for the host's memory and the history at once")
