@@ -48,6 +48,7 @@ class Arbiter:
     def __init__(self, rule: HostRule, linger_s: float | None = _LINGER_S, log: background.Log = background.to_stderr) -> None:
         """``linger_s``: it is over when there has been no session for this long; None: never."""
         self._log = log
+        rule = _possible(rule)
         self._rule, self._linger_s = rule, linger_s
         self._governors: dict[str, asyncio.StreamWriter] = {}
         self._places: dict[str, Path] = {}
@@ -109,8 +110,8 @@ class Arbiter:
 
     def change(self, rule: HostRule) -> None:
         """Another rule for the host, from now on."""
-        self._rule, self._stale_at = rule, 0.0
-        self._scheduler.change(rule)
+        self._rule, self._stale_at = _possible(rule), 0.0
+        self._scheduler.change(self._rule)
         self._step(ev.Tick())
 
     def _wait_for_sessions(self) -> None:
@@ -160,6 +161,11 @@ class Arbiter:
         for session, call in self._scheduler.live():
             if (place := self._places.get(session)) is not None:
                 yield leaf_of(place, call)
+
+
+def _possible(rule: HostRule) -> HostRule:
+    """The rule as this kernel allows it: where nothing slows a call before it is frozen, it has to ask earlier."""
+    return rule if can_brake() else rule.model_copy(update={"brake": 0.0, "step": 2 * rule.step})
 
 
 def _base() -> Path:
@@ -308,7 +314,4 @@ def _be_host(rule: HostRule) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # its starter is deaf to it
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("-900")
-        if not can_brake():
-            # Nothing slows a call before it is frozen, so it has to ask earlier.
-            rule = rule.model_copy(update={"brake": 0.0, "step": 2 * rule.step})
         asyncio.run(_run(rule))

@@ -14,6 +14,7 @@ from agentcgroup.host import wire
 from agentcgroup.host.arbiter import Arbiter
 from agentcgroup.policy import HostRule
 from agentcgroup.schedule import events as ev
+from agentcgroup.schedule.scheduler import Scheduler
 from agentcgroup.session.places import open_lock
 
 MIB = 1 << 20
@@ -36,6 +37,7 @@ def test_what_is_due_while_the_host_is_measured_is_said_all_the_same(tmp_path: P
     """A call that waits a whole turn hears that it waits on; each look at the host's memory lets time pass, too."""
 
     monkeypatch.setattr("agentcgroup.host.arbiter._STALE_S", 0.0)
+    monkeypatch.setattr(host, "can_brake", lambda: True)
 
     async def talk() -> None:
         arbiter = Arbiter(HostRule(memory=256 * MIB, reserve=MIB, step=MIB, brake=0.01, turn=0.3))
@@ -93,3 +95,14 @@ def test_a_lock_names_who_holds_it_and_nobody_before(tmp_path: Path) -> None:
     assert host._holder(lock) == os.getpid()
     os.close(lock)
     assert (tmp_path / "lock").read_text() == str(os.getpid())
+
+
+def test_no_brake_is_asked_for_where_it_would_stop_holders_of_kernel_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is the host process, and when its policy is read again: the daemon asked for brakes on every kernel."""
+    asked, rule = list[HostRule](), HostRule(brake=0.5, step=MIB)
+    monkeypatch.setattr(host, "can_brake", lambda: False)
+    monkeypatch.setattr(Scheduler, "__init__", lambda self, rule, capacity: asked.append(rule))
+    monkeypatch.setattr(Scheduler, "change", lambda self, rule: asked.append(rule))
+    monkeypatch.setattr(Arbiter, "_step", lambda self, event: None)
+    Arbiter(rule, None).change(rule)
+    assert [(one.brake, one.step) for one in asked] == [(0.0, 2 * MIB)] * 2
