@@ -9,10 +9,10 @@ import ipaddress
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, get_args
 
-from agentcgroup import __version__, streams
+from agentcgroup import __version__, background, streams
 from agentcgroup.errors import AgentCgroupError, errno_words
 from agentcgroup.history import store
 from agentcgroup.model import Kind
@@ -76,9 +76,22 @@ def collect(shown: Callable[[str], str]) -> Iterator[Any]:
         "Processes of the daemon in a write that may hang, to a tool call's stream.",
         streams.given_up(),
     )
+    yield of_failures(background.failures())
     yield from of_sessions({**one, "session": shown(one["session"])} for one in status.sessions())
     with contextlib.suppress(AgentCgroupError), store.reading(store.FILE) as history:
         yield from of_totals(store.totals(history))
+
+
+def of_failures(counted: Mapping[str, int]) -> Any:
+    """A counter of what failed beside the main path; the log says what and where."""
+    from prometheus_client.metrics_core import CounterMetricFamily
+
+    failures = CounterMetricFamily(
+        "agentcgroup_failures", "Work of the daemon that failed, by kind; its log says more.", labels=["work"]
+    )
+    for work, count in sorted(counted.items()):
+        failures.add_metric([work], count)
+    return failures
 
 
 def of_sessions(found: Iterable[dict[str, Any]]) -> Iterator[Any]:

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from agentcgroup import streams
+from agentcgroup import background, streams
 from agentcgroup.classify import SMALLEST_BUDGET_BYTES
 from agentcgroup.errors import AgentCgroupError
 from agentcgroup.model import CallRecord, Deed
@@ -104,6 +104,13 @@ def test_writes_that_may_hang_are_on_the_page(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(streams, "given_up", lambda: 3)
     page = exposed(*itertools.islice(metrics.collect(str), 2))
     assert page["agentcgroup_hanging_writes", ()] == 3
+
+
+def test_what_failed_beside_the_main_path_is_counted_on_the_page() -> None:
+    before = background.failures().get("a test of the page", 0)
+    background.failed("a test of the page", ValueError("x"), lambda line: None)
+    page = exposed(*itertools.islice(metrics.collect(str), 3))
+    assert page["agentcgroup_failures_total", (("work", "a test of the page"),)] == before + 1
 
 
 def test_running_sessions_are_on_the_page_and_one_that_does_not_answer_is_down() -> None:
