@@ -11,7 +11,7 @@ import time
 
 PATIENCE_S = 60.0
 """Whoever answers later than this does not answer."""
-asked, bad, took = 0, [], []
+asked, bad, took, slow = 0, [], [], []
 while not select.select([sys.stdin], [], [], 0.2)[0]:
     began = time.monotonic()
     asked += 1
@@ -26,4 +26,6 @@ while not select.select([sys.stdin], [], [], 0.2)[0]:
     except (OSError, ValueError) as error:
         bad.append(repr(error))
     took.append(time.monotonic() - began)
-print(json.dumps({"asked": asked, "bad": bad, "longest_s": max(took), "median_s": sorted(took)[len(took) // 2]}))
+    if took[-1] > 1:
+        slow.append(f"{took[-1]:.1f} s at {began:.0f}")
+print(json.dumps({"asked": asked, "bad": bad, "longest_s": max(took), "median_s": sorted(took)[len(took) // 2], "slow": slow}))

@@ -60,7 +60,10 @@ def test_whatever_one_user_does_another_is_governed_recorded_and_answered(users:
         for attack in ATTACKS:
             began = time.monotonic()
             done = subprocess.run(program(mallory, "flood.py", *attack), capture_output=True, text=True, cwd="/", timeout=200)
-            print(f"{attack[0]}: {time.monotonic() - began:.1f} s, {resident_mib(one.pid)} MiB,", " ".join(done.stdout.split()))
+            print(
+                f"{attack[0]} at {began:.0f}: {time.monotonic() - began:.1f} s, {resident_mib(one.pid)} MiB,",
+                " ".join(done.stdout.split()),
+            )
             assert done.returncode == 0, done.stderr
             assert one.poll() is None
         (theirs / "go").touch()
