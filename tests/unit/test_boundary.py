@@ -33,7 +33,9 @@ def test_a_launcher_and_what_it_hands_its_output_to_are_the_agent_together(paren
     assert judge(POLICY, child(*program, keeps=True), agent(*parent)).role == "agent"
 
 
-@pytest.mark.parametrize("launcher", ["npx", "/usr/bin/uv", "sudo", "env"])
+@pytest.mark.parametrize(
+    "launcher", ["npx", "/usr/bin/uv", "sudo", "env", "/sbin/docker-init", "/run/podman-init", "catatonit", "tini", "dumb-init"]
+)
 def test_what_a_known_launcher_starts_is_the_agent_whatever_its_descriptors(launcher: str) -> None:
     assert judge(POLICY, child("some-agent", keeps=False, sid=99), agent(launcher)).role == "agent"
 
