@@ -140,8 +140,7 @@ class Acts:
             for call, live in self.live.items()
             if live is not left and live.record.kind == "tool" and live.record.ended_s is None and not live.stopped
         }
-        members = {call: cgroup.processes(live.leaf) for call, live in may_wait.items() if live.leaf is not None}
-        talking = partners(cgroup.processes(left.leaf) if left.leaf else (), members)
+        talking = partners(_members(left), {call: _members(live) for call, live in may_wait.items()})
         said = replace(notice, left_by=clean(left.record.command, _LONGEST_NAME) or display(left.record.argv, _LONGEST_NAME))
         told = [may_wait[call] for call in sorted(talking or may_wait)[:_MOST_TOLD]]
         for live in told:
@@ -174,6 +173,13 @@ class Acts:
         """Wait for what was begun."""
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _members(live: Live) -> list[int]:
+    """A call's processes; none where they can't be known now."""
+    with contextlib.suppress(cgroup.CgroupError):
+        return cgroup.processes(live.leaf) if live.leaf is not None else []
+    return []
 
 
 async def _limit_beside(leaf: Path, limits: Limits, before: Limits | None) -> None:

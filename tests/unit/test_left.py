@@ -1,6 +1,7 @@
 """What an earlier call left running is stopped: whoever waits for it reads why."""
 
 import asyncio
+import errno
 import os
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from agentcgroup import cgroup
 from agentcgroup import control_events as ctl
 from agentcgroup.control_events import Notice
 from agentcgroup.model import CallRecord
+from agentcgroup.session import acts
 from agentcgroup.session.acts import Acts
 from agentcgroup.session.live import Live
 from tests.unit.folders import Folders, folders
@@ -86,6 +88,21 @@ def test_where_nobody_is_seen_to_talk_with_it_all_that_run_are_told(session: Ses
     session.do(ctl.Stop(1, NOTICE, "why"))
     assert LEFT_RUNNING in session.heard(2)
     assert session.heard(3) == b""
+
+
+def test_where_nobody_can_look_who_talks_all_that_run_are_told(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(place: Path) -> list[int]:
+        raise cgroup.CgroupError(place, "reading", OSError(errno.EMFILE, "too many open files"))
+
+    async def tell(pid: int, *_: object) -> bool:
+        said.append(pid)
+        return True
+
+    said: list[int] = []
+    monkeypatch.setattr(cgroup, "processes", refuse)
+    monkeypatch.setattr(acts, "tell_call", tell)
+    asyncio.run(session.acts._tell_who_waits(session.live[1], NOTICE))
+    assert said == [session.live[2].record.pid, session.live[3].record.pid]
 
 
 def test_where_the_kernel_was_faster_all_that_run_are_told(session: Session) -> None:
