@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from agentcgroup.errors import AgentCgroupError, errno_words
+from agentcgroup.text import clean
 
 _PRINT = CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 SAMPLE = CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
@@ -75,11 +76,20 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 
 
 class BpfError(AgentCgroupError):
-    """BPF can't be used here; the message says which step failed, and what libbpf said."""
+    """BPF can't be used here; the message says in one line which step failed, and why.
+
+    What libbpf and the kernel's verifier said of it, which may be a megabyte, is a note: Python shows notes with a traceback only.
+    """
+
+    def __init__(self, what: str, why: str = "", do: str = "") -> None:
+        super().__init__(what, clean(why, _LONGEST_WHY), do)
 
 
+_LONGEST_WHY = 300
 _said: deque[str] = deque(maxlen=3)
 """What libbpf complained of last."""
+_LOG_BEGINS, _LOG_ENDS = "-- BEGIN PROG LOAD LOG --", "-- END PROG LOAD LOG --"
+_LOCKDOWN = Path("/sys/kernel/security/lockdown")
 
 
 def _hear(level: int, form: bytes, arguments: Any) -> int:
@@ -181,7 +191,7 @@ class Object:
         """Hand the programs to the kernel.  Raises BpfError with errno and what libbpf complained of."""
         code = self._lib.bpf_object__load(self._object)
         if code:
-            raise BpfError("the kernel refused the BPF programs", self._why(-code), _what_to_do(-code))
+            raise self._refused("the kernel refused the BPF programs", -code, _what_to_do(-code))
 
     def attach(self) -> None:
         """Attach every loaded program; those of a struct_ops map are attached with their map."""
@@ -190,7 +200,7 @@ class Object:
                 continue
             link = self._lib.bpf_program__attach(program)
             if not link:
-                raise BpfError(f"BPF program {name} ({section}) can't be attached", self._why(ctypes.get_errno()))
+                raise self._refused(f"BPF program {name} ({section}) can't be attached", ctypes.get_errno())
             self._links.append(link)
 
     def leave_out_maps(self, names: set[str]) -> None:
@@ -207,13 +217,13 @@ class Object:
         if link:
             self._links.append(link)
         elif ctypes.get_errno() != errno.ENOENT:
-            raise BpfError(f"{name} can't be registered", self._why(ctypes.get_errno()))
+            raise self._refused(f"{name} can't be registered", ctypes.get_errno())
 
     def attach_struct_ops(self, name: str) -> None:
         """Put a struct_ops map into force, until the object is closed.  Raises BpfError."""
         link = self._lib.bpf_map__attach_struct_ops(self._map(name))
         if not link:
-            raise BpfError(f"{name} can't be attached", self._why(ctypes.get_errno()))
+            raise self._refused(f"{name} can't be attached", ctypes.get_errno())
         self._links.append(link)
 
     def program_descriptors(self, names: set[str]) -> list[int]:
@@ -242,8 +252,11 @@ class Object:
             raise BpfError(f"the BPF object has no map {name}", do="build it again: scripts/bpf")
         return int(found)
 
-    def _why(self, code: int) -> str:
-        return "; ".join([errno_words(OSError(code, os.strerror(code))), *_said])
+    def _refused(self, what: str, code: int, do: str = "") -> BpfError:
+        error = BpfError(what, locked_down() or "; ".join(filter(None, (errno_words(OSError(code, "")), gist(_said)))), do)
+        for line in _said:
+            error.add_note(line)
+        return error
 
     def close(self) -> None:
         for link in self._links:
@@ -342,7 +355,30 @@ class KernelTypes:
         return bool(self._lib.btf__find_by_name_kind(self._btf, name.encode(), _FUNC) > 0)
 
 
+def gist(said: Iterable[str]) -> str:
+    """What tells most of libbpf's complaints, in one line: of a verifier's log, that is its last word but the figures."""
+    found = ""
+    for text in said:
+        before, begins, log = text.partition(_LOG_BEGINS)
+        if begins:
+            lines = [line.strip() for line in log.partition(_LOG_ENDS)[0].splitlines()]
+            last = [line for line in lines if line and not line.startswith(("processed ", "verification time", "stack depth"))]
+            return f"{before.strip().removeprefix('libbpf: ')} {last[-1] if last else 'refused'}"
+        if not found and "failed to load object" not in text:
+            found = text.removeprefix("libbpf: ")
+    return found
+
+
+def locked_down() -> str:
+    """Why kernel lockdown keeps BPF programs from reading the kernel's memory; empty where it does not."""
+    try:
+        locked = "[confidentiality]" in _LOCKDOWN.read_text()
+    except OSError:
+        return ""
+    return "kernel lockdown (confidentiality) lets no BPF program read the kernel's memory" if locked else ""
+
+
 def _what_to_do(code: int) -> str:
     if code in (errno.EPERM, errno.EACCES):
-        return "run as root (CAP_BPF, CAP_PERFMON); kernel lockdown forbids it, too"
+        return "run as root (CAP_BPF, CAP_PERFMON)"
     return "something else does its work; agentcgroup doctor says more"

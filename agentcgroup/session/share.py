@@ -146,8 +146,10 @@ class Share:
             self.enforcer = InKernel(word.name, word.calls, rank, self._tools, word.ops) if word.calls else CgroupFiles()
         except BpfError as error:
             self.enforcer, word = CgroupFiles(), wire.Enforce("cgroup", f"{error.what}: {error.why}")
-        self.enforcer_words, self._figures_id = f"{word.name} ({word.why})", word.figures
-        self._log(f"enforcer: {self.enforcer_words}")
+        words, self._figures_id = f"{word.name} ({word.why})", word.figures
+        if words != self.enforcer_words:
+            self._log(f"enforcer: {words}")
+        self.enforcer_words = words
         for live in list(self._live.values()):
             if live.leaf is None:
                 continue

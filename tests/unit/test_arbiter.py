@@ -6,12 +6,14 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from agentcgroup.host import arbiter as host
-from agentcgroup.host import wire
+from agentcgroup.host import enforcement, wire
 from agentcgroup.host.arbiter import Arbiter
+from agentcgroup.kernel.libbpf import BpfError
 from agentcgroup.policy import HostRule
 from agentcgroup.schedule import events as ev
 from agentcgroup.schedule.scheduler import Scheduler
@@ -106,3 +108,29 @@ def test_no_brake_is_asked_for_where_it_would_stop_holders_of_kernel_locks(monke
     monkeypatch.setattr(Arbiter, "_step", lambda self, event: None)
     Arbiter(rule, None).change(rule)
     assert [(one.brake, one.step) for one in asked] == [(0.0, 2 * MIB)] * 2
+
+
+def test_a_session_hears_in_one_line_why_the_kernel_takes_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason was longer than a line may be: the session left, came back, heard it again, and no call ever waited for another."""
+
+    def refuse() -> NoReturn:
+        raise BpfError("the kernel refused the BPF programs", "prog 'x': " + "0: R1=ctx() R10=fp0 \x1b[2J " * 4000)
+
+    monkeypatch.setattr(enforcement, "_LOAD", {"memcg_bpf": refuse, "sched_ext": refuse})
+
+    async def talk() -> wire.Enforce:
+        server = await asyncio.start_unix_server(Arbiter(HostRule()).serve, tmp_path / "sock")
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "sock", limit=wire.LONGEST_LINE)
+        writer.write(wire.encode(wire.Hello(ev.SessionBegan("x", "normal", 1 << 30), "auto", "/none")))
+        word = wire.decode_action(await asyncio.wait_for(reader.readline(), 10))
+        writer.write(wire.encode(ev.CallBegan(("x", 1), 1 << 30)))
+        assert isinstance(wire.decode_action(await asyncio.wait_for(reader.readline(), 10)), ev.Grant)
+        writer.close()
+        server.close()
+        assert isinstance(word, wire.Enforce)
+        return word
+
+    word = asyncio.run(talk())
+    assert word.name == "cgroup"
+    assert len(word.why) < 1000
+    assert word.why.isprintable()

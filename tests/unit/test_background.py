@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from agentcgroup import background, cgroup
+from agentcgroup.errors import AgentCgroupError
 from agentcgroup.host import arbiter, enforcement, wire
-from agentcgroup.kernel.libbpf import BpfError
 from agentcgroup.model import CallRecord, Limits
 from agentcgroup.policy import HostRule
 from agentcgroup.schedule import events as ev
@@ -144,7 +144,7 @@ def test_a_reason_as_long_as_the_verifiers_log_reaches_the_session(tmp_path: Pat
     monkeypatch.setattr(arbiter, "SOCKET", tmp_path / "s")
 
     def refuse() -> enforcement.Program:
-        raise BpfError("refused", "EINVAL: libbpf: BEGIN" + '0: R1=ctx() "R10=fp0" \x1b\n' * 5000 + "END")
+        raise AgentCgroupError("refused", "EINVAL: libbpf: BEGIN" + '0: R1=ctx() "R10=fp0" \x1b\n' * 5000 + "END")
 
     monkeypatch.setattr(enforcement, "_LOAD", {"memcg_bpf": refuse, "sched_ext": refuse})
 

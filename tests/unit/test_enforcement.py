@@ -13,7 +13,7 @@ from agentcgroup.host.enforcement import Enforcement
 from agentcgroup.host.wire import Enforce
 from agentcgroup.kernel import memory
 from agentcgroup.kernel.files import object_path
-from agentcgroup.kernel.libbpf import BpfError, attach_to_cgroup, link_attributes
+from agentcgroup.kernel.libbpf import BpfError, attach_to_cgroup, gist, link_attributes
 from agentcgroup.kernel.scheduler import Ejected
 
 
@@ -132,3 +132,33 @@ def test_the_cgroup_is_named_where_the_series_reads_it() -> None:
 def test_a_kernel_that_can_not_attach_says_so() -> None:
     with pytest.raises(BpfError, match="can't be attached to the cgroup"):
         attach_to_cgroup(os.open("/dev/null", os.O_RDONLY), 0)
+
+
+LOG = """libbpf: prog 'ext_running': -- BEGIN PROG LOAD LOG --
+0: R1=ctx() R10=fp0
+; struct task *task = task_of(of); @ scheduler.bpf.c:213
+unknown func bpf_probe_read_kernel#113
+processed 12 insns (limit 1000000) max_states_per_insn 0 total_states 1 peak_states 1 mark_read 1
+-- END PROG LOAD LOG --
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (["libbpf: prog 'x': BPF program load failed: Invalid argument", LOG, "libbpf: failed to load object 'x.o'"],
+         "prog 'ext_running': unknown func bpf_probe_read_kernel#113"),
+        (["libbpf: prog 'x': failed to find kernel BTF type ID of 'y': -3", "libbpf: failed to load object 'x.o'"],
+         "prog 'x': failed to find kernel BTF type ID of 'y': -3"),
+        (["libbpf: prog 'x': -- BEGIN PROG LOAD LOG --\n-- END PROG LOAD LOG --\n"], "prog 'x': refused"),
+        ([], ""),
+    ],
+)  # fmt: skip
+def test_of_a_verifiers_log_one_line_is_told(said: list[str], expected: str) -> None:
+    assert gist(said) == expected
+
+
+def test_a_reason_is_one_line_however_much_the_kernel_said() -> None:
+    error = BpfError("the kernel refused the BPF programs", LOG * 1000)
+    assert len(error.why) <= 300
+    assert "\n" not in error.why
