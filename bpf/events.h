@@ -26,6 +26,10 @@ enum event_kind {
 	EVENT_WANTS = 13,   /* a leaf's memory has grown to where it is to ask for more; amount: bytes now */
 };
 
+enum event_flag {
+	EVENT_UNREAD = 1, /* of EVENT_EXEC: a hint may be where the environment was not looked at */
+};
+
 /* One record of the ring buffer. */
 struct event {
 	__u64 at_ns;   /* CLOCK_MONOTONIC; of a birth, when it was, even if it is told late */
@@ -35,7 +39,7 @@ struct event {
 	enum event_kind kind;
 	__u32 pid;
 	__u32 folded;  /* records of this cgroup that were left out since the last one */
-	__u32 padding;
+	enum event_flag flags;
 	char hint[HINT_BYTES];
 };
 

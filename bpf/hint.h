@@ -8,7 +8,8 @@
 #include <bpf/bpf_helpers.h>
 #include "events.h"
 
-#define ENVIRONMENT_WORDS 1024
+/* Reads of WORD_BYTES at most: half a megabyte of long variables, or so many short ones.  Beyond, user space looks. */
+#define ENVIRONMENT_WORDS 4096
 #define WORD_BYTES HINT_BYTES
 #define HINT_NAME "AGENT_RESOURCE_HINT="
 #define HINT_NAME_BYTES (sizeof(HINT_NAME) - 1)
@@ -17,6 +18,7 @@ struct search {
 	unsigned long at;
 	unsigned long end;
 	bool found;
+	bool unread;
 	bool inside; /* the last word read was longer than the buffer: what follows is the rest of it */
 	char word[WORD_BYTES];
 };
@@ -59,14 +61,17 @@ static __always_inline __u64 hash(const char *text, int length)
 	return value;
 }
 
-/* Look for a hint in a new program's environment.  Its pages were just written, so they are there. */
+/* Look for a hint in a new program's environment.  Its pages were just written, so they are there; if not, or if there is more
+ * than is looked at, it is `unread`. */
 static __always_inline void find_hint(struct task_struct *task, struct search *search)
 {
 	search->at = BPF_CORE_READ(task, mm, env_start);
 	search->end = BPF_CORE_READ(task, mm, env_end);
 	bpf_loop(ENVIRONMENT_WORDS, look_at_word, search, 0);
-	if (!search->found)
-		search->word[HINT_NAME_BYTES] = 0;
+	if (search->found)
+		return;
+	search->word[HINT_NAME_BYTES] = 0;
+	search->unread = search->at < search->end;
 }
 
 #endif

@@ -76,6 +76,7 @@ static __always_inline void execed(struct task_struct *task, bool again)
 	struct search search = {};
 	const char *hint = search.word + HINT_NAME_BYTES;
 	struct event *event;
+	bool asked_for;
 	__u64 sum;
 
 	if (!place || (again && (place->role != PLACE_AGENT || is_told(pid, fresh.exec_id))))
@@ -87,15 +88,18 @@ static __always_inline void execed(struct task_struct *task, bool again)
 	} else {
 		/* Inside a call only a new hint is news, and what its root becomes; or all that starts in it. */
 		sum = hash(hint, WORD_BYTES - HINT_NAME_BYTES);
-		if ((!search.found || sum == place->hint_hash) && !place->tell_programs && !bpf_map_lookup_elem(&tracked, &pid))
+		asked_for = place->tell_programs || bpf_map_lookup_elem(&tracked, &pid);
+		if ((!search.found || sum == place->hint_hash) && !search.unread && !asked_for)
 			return;
 		if (search.found)
 			place->hint_hash = sum;
-		if (!may_tell(place, EVENT_EXEC))
+		/* That somebody may have to look is not urgent: a call with a large environment says it of each of its programs. */
+		if (!may_tell(place, search.found || asked_for ? EVENT_EXEC : EVENT_GROWTH))
 			return;
 	}
 	event = begin(EVENT_EXEC, cgroup_of(task), pid);
 	if (event) {
+		event->flags = search.unread ? EVENT_UNREAD : 0;
 		bpf_probe_read_kernel_str(event->hint, sizeof(event->hint), hint);
 		submit(event);
 	}

@@ -106,7 +106,7 @@ static __always_inline struct event *begin(__u32 kind, __u64 cgroup, __u32 pid)
 	event->amount = 0;
 	event->ran_ns = 0;
 	event->folded = 0;
-	event->padding = 0;
+	event->flags = 0;
 	event->hint[0] = 0;
 	return event;
 }

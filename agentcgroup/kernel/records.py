@@ -33,6 +33,12 @@ class Role(IntEnum):
     CALL = 2
 
 
+class Flag(IntEnum):
+    """``enum event_flag``."""
+
+    UNREAD = 1
+
+
 class Record(NamedTuple):
     """``struct event``."""
 
@@ -43,7 +49,7 @@ class Record(NamedTuple):
     kind: int
     pid: int
     folded: int
-    padding: int
+    flags: int
     hint: bytes
 
 

@@ -36,7 +36,7 @@ from agentcgroup.session.recorder import Recorder
 from agentcgroup.session.said import Said
 from agentcgroup.session.share import Share, kill_words
 from agentcgroup.session.watch import Watcher
-from agentcgroup.sources import Emptied, Grown, HintSeen, MemoryNews, Source, Victim, Waited
+from agentcgroup.sources import Emptied, Grown, HintSeen, HintUnread, MemoryNews, Source, Victim, Waited
 from agentcgroup.text import clean_argv
 from agentcgroup.tracker import Begin, Join, RootExited, Tracker
 from agentcgroup.units import format_duration
@@ -324,14 +324,16 @@ class Calls:
                 peak = int(cgroup.read(live.leaf, "memory.peak")) if live.leaf else 0
             self._step(ctl.KernelKilled(live.record.call, peak))
 
-    def news(self, event: Emptied | HintSeen | MemoryNews | Grown | Victim | Waited) -> None:
+    def news(self, event: Emptied | HintSeen | HintUnread | MemoryNews | Grown | Victim | Waited) -> None:
         """What the kernel tells of a leaf: its end, a hint at a program's start, its memory."""
         call = self.placement.call_in(event.cgroup)
-        if isinstance(event, HintSeen):
+        if isinstance(event, (HintSeen, HintUnread)):
             # The root starts its program before it is in its leaf.
             call = call or self._tracker.call_of(event.pid)
-            if call is not None:
+            if call is not None and isinstance(event, HintSeen):
                 self.said.hint_seen(call, event.text)
+            elif call is not None:
+                self.said.hint_unread(call, event.pid)
         elif call is None or (live := self._live.get(call)) is None:
             return
         elif isinstance(event, Grown):

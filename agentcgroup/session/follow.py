@@ -22,6 +22,7 @@ from agentcgroup.sources import (
     Grown,
     HeldOut,
     HintSeen,
+    HintUnread,
     Lost,
     MemoryNews,
     Source,
@@ -64,7 +65,7 @@ class Follower:
             Exited: self._exited,
             HeldOut: self._held_out,
             Lost: self._lost,
-            **dict.fromkeys((Emptied, HintSeen, MemoryNews, Victim, Waited, Grown), calls.news),
+            **dict.fromkeys((Emptied, HintSeen, HintUnread, MemoryNews, Victim, Waited, Grown), calls.news),
         }
 
     def deliver(self, event: Event) -> None:

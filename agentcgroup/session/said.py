@@ -13,6 +13,9 @@ from agentcgroup.session.live import HINTS_AT_ONCE, HINTS_PER_S, Live
 _MOST_COMPLAINTS = 100
 """Different ones of a session: what a call says of itself is text of its choice."""
 
+_MOST_LOOKS = 20
+"""In a second.  One look at two megabytes takes about a millisecond."""
+
 
 class Said:
     """Listens to the live calls of a session.
@@ -30,6 +33,8 @@ class Said:
         self._complained: set[str] = set()
         self._execs: deque[tuple[int, int]] = deque()
         self._hints: deque[tuple[int, str]] = deque()
+        self._unread: deque[tuple[int, int]] = deque()
+        self._looked: deque[float] = deque(maxlen=_MOST_LOOKS)
 
     def execed(self, call: int, pid: int) -> None:
         """A process of a call started a program: its environment may hold a hint, and it may be the awaited command."""
@@ -38,6 +43,10 @@ class Said:
     def hint_seen(self, call: int, text: str) -> None:
         """The kernel saw a hint at a program's start."""
         self._hints.append((call, text))
+
+    def hint_unread(self, call: int, pid: int) -> None:
+        """The kernel did not look at all of a new program's environment."""
+        self._unread.append((call, pid))
 
     def settle(self) -> None:
         """Look at what was told."""
@@ -49,6 +58,17 @@ class Said:
             call, text = self._hints.popleft()
             if call in self._live:
                 self.hinted(self._live[call], text)
+        while self._unread:
+            call, pid = self._unread.popleft()
+            if call in self._live and self._may_look(time.monotonic()):
+                self.hinted(self._live[call], process.hint_text(pid))
+
+    def _may_look(self, now_s: float) -> bool:
+        """Large environments are looked at so often: a call that starts programs with them all the time must not keep us busy."""
+        if len(self._looked) == _MOST_LOOKS and now_s < self._looked[0] + 1.0:
+            return False
+        self._looked.append(now_s)
+        return True
 
     def _look_at(self, live: Live, pid: int) -> None:
         if live.awaits_command and pid == live.record.pid:

@@ -54,6 +54,13 @@ class HintSeen(NamedTuple):
     text: str
 
 
+class HintUnread(NamedTuple):
+    """The environment of a new program is longer than the kernel looks at it: a hint may be in the rest."""
+
+    cgroup: int
+    pid: int
+
+
 class Emptied(NamedTuple):
     """The last process of a cgroup ended.  Cgroups are named by their id: the inode number of their folder."""
 
@@ -99,7 +106,7 @@ class HeldOut(NamedTuple):
     cgroup: int = 0
 
 
-Event = Forked | Execed | Exited | Lost | HintSeen | Emptied | MemoryNews | Grown | Victim | Waited | HeldOut
+Event = Forked | Execed | Exited | Lost | HintSeen | HintUnread | Emptied | MemoryNews | Grown | Victim | Waited | HeldOut
 
 
 @dataclass(frozen=True, slots=True)

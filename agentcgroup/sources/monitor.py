@@ -20,7 +20,7 @@ from pathlib import Path
 from agentcgroup.cgroup import CgroupError, number
 from agentcgroup.kernel import libbpf, maps
 from agentcgroup.kernel.files import object_path
-from agentcgroup.kernel.records import COUNTS, GRANT, PLACE, RECORD, SETTINGS, TRACKED, Kind, Place, Record, Role, Settings
+from agentcgroup.kernel.records import COUNTS, GRANT, PLACE, RECORD, SETTINGS, TRACKED, Flag, Kind, Place, Record, Role, Settings
 from agentcgroup.kernel.records import Counts as RecordCounts
 from agentcgroup.policy import MonitorRule
 from agentcgroup.sources import (
@@ -33,6 +33,7 @@ from agentcgroup.sources import (
     Grown,
     HeldOut,
     HintSeen,
+    HintUnread,
     Lost,
     MemoryNews,
     Source,
@@ -194,6 +195,8 @@ class Monitor(Source):
             deliver(Execed(record.pid, record.at_ns, record.cgroup))
             if hint := record.hint.split(b"\0", 1)[0]:
                 deliver(HintSeen(record.cgroup, record.pid, hint.decode(errors="replace")))
+            elif record.flags & Flag.UNREAD:
+                deliver(HintUnread(record.cgroup, record.pid))
         elif kind == Kind.EXIT:
             deliver(Exited(record.pid, record.amount, record.at_ns, record.ran_ns, record.cgroup))
         elif kind == Kind.EMPTY:

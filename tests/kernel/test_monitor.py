@@ -15,7 +15,7 @@ import pytest
 from agentcgroup import cgroup
 from agentcgroup.kernel.libbpf import BpfError
 from agentcgroup.policy import MonitorRule
-from agentcgroup.sources import Emptied, Event, Execed, Exited, Forked, HintSeen, Lost, Waited
+from agentcgroup.sources import Emptied, Event, Execed, Exited, Forked, HintSeen, HintUnread, Lost, Waited
 from agentcgroup.sources.choice import open_source
 from agentcgroup.sources.connector import Connector
 from agentcgroup.sources.monitor import Monitor
@@ -172,6 +172,22 @@ def test_a_hint_is_read_at_the_start_of_a_program(ear: Ear) -> None:
     )
     ear.run(ear.agent, "/bin/true", OTHER="AGENT_RESOURCE_HINT=memory:2", HUGE="AGENT_RESOURCE_HINT=" * 500)
     assert [event.text for event in ear.listen() if isinstance(event, HintSeen)] == ["memory:high,timeout:5m", "memory:3g"]
+
+
+def test_a_hint_behind_a_large_environment_is_read_or_said_to_be_unread(ear: Ear) -> None:
+    def run(place: Path, *environment: str) -> int:
+        return ear.run(place, "env", "-i", *environment, "/bin/true")  # a shell would put them into an order of its own
+
+    hint = "AGENT_RESOURCE_HINT=memory:3g"
+    run(ear.leaf, *(f"V{number}=x" for number in range(1100)), hint)
+    run(ear.agent, *(f"V{number}={'x' * 100_000}" for number in range(3)), hint)
+    assert [event.text for event in ear.listen() if isinstance(event, HintSeen)] == ["memory:3g", "memory:3g"]
+    assert not any(isinstance(event, HintUnread) for event in ear.said)
+    many = [f"V{number}=x" for number in range(6000)]
+    pids = [run(place, *many, hint) for place in (ear.leaf, ear.agent)]
+    said = ear.listen()
+    assert {event.pid for event in said if isinstance(event, HintUnread)} == set(pids)
+    assert sum(isinstance(event, HintSeen) for event in said) == 2
 
 
 def test_inside_a_call_only_a_new_hint_is_told(ear: Ear) -> None:
