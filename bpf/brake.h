@@ -28,6 +28,48 @@ struct {
 	__type(value, struct call);
 } calls SEC(".maps");
 
+/* Where a cgroup belongs. */
+struct member {
+	__u64 leaf;    /* id of the call's leaf: the cgroup, or one above it */
+	__u64 usage;   /* bytes that the leaf holds */
+	__u64 charged; /* address of the struct mem_cgroup that is charged first: below the leaf, there may be others */
+};
+
+/*
+ * Find the leaf of the call that a cgroup, by its address, belongs to; programs may make cgroups below their leaf, and go there.
+ * It is a function of its own for the verifier: in the loop of a program, it would be looked at too often.
+ */
+__noinline int find_leaf(__u64 address, struct member *found)
+{
+	struct cgroup *cgroup = (void *)address;
+	struct mem_cgroup *memory;
+
+	if (!found)
+		return false;
+	found->charged = 0;
+	for (int i = 0; i < LEVELS && cgroup; i++) {
+		__u64 id = BPF_CORE_READ(cgroup, kn, id);
+
+		memory = memory_of(cgroup);
+		if (!found->charged)
+			found->charged = (__u64)memory;
+		if (bpf_map_lookup_elem(&calls, &id)) {
+			found->leaf = id;
+			found->usage = usage_of(memory);
+			return true;
+		}
+		cgroup = BPF_CORE_READ(cgroup, self.parent, cgroup);
+	}
+	return false;
+}
+
+static __always_inline struct call *call_of(struct task_struct *task, struct member *found)
+{
+	__u64 cgroup = (__u64)BPF_CORE_READ(task, cgroups, dfl_cgrp);
+
+	return find_leaf(cgroup, found) ? bpf_map_lookup_elem(&calls, &found->leaf) : NULL;
+}
+
 static __always_inline void count(__u64 *buckets, __u64 ns)
 {
 	__u64 us = ns / 1000;
@@ -107,8 +149,8 @@ static __always_inline __u64 brake_for(struct call *call, __u64 usage, unsigned 
 /* The current task begins to wait for memory, or has waited: others give way until then, and a little longer. */
 static __always_inline void stalled(bool begins)
 {
-	__u64 id = cgroup_of(bpf_get_current_task_btf());
-	struct call *call = bpf_map_lookup_elem(&calls, &id);
+	struct member of = {};
+	struct call *call = call_of(bpf_get_current_task_btf(), &of);
 
 	if (call)
 		protect(call->rank, bpf_ktime_get_ns(), begins ? LONGEST_STALL_NS : rates.protect_ns);

@@ -87,14 +87,13 @@ static __always_inline void let_go(struct task *task, __u64 now)
 static __always_inline bool still_slowed(struct task_struct *of, struct task *task, __u64 now)
 {
 	enum hold_reason reason;
+	struct member member = {};
 	struct call *call;
-	__u64 id;
 
 	if (task->held_for == HOLD_QUOTA)
 		return true;
-	id = cgroup_of(of);
-	call = bpf_map_lookup_elem(&calls, &id);
-	return call && is_slowed(call, usage_of(memory_of(of->cgroups->dfl_cgrp)), now, &reason);
+	call = call_of(of, &member);
+	return call && is_slowed(call, member.usage, now, &reason);
 }
 
 static int on_tick(void *map, int *key, struct bpf_timer *timer)

@@ -8,6 +8,7 @@
 #include <bpf/bpf_helpers.h>
 
 #define PAGE_BYTES 4096
+#define LEVELS 8 /* of cgroups that are looked at, from a task's own upwards */
 
 static __always_inline __u64 cgroup_of(struct task_struct *task)
 {

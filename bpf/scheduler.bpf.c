@@ -41,18 +41,17 @@ SEC("struct_ops/runnable")
 int BPF_PROG(ext_runnable, struct task_struct *of, __u64 flags)
 {
 	struct task *task = task_of(of);
-	__u64 id = cgroup_of(of), now = bpf_ktime_get_ns(), ahead, floor;
+	__u64 now = bpf_ktime_get_ns(), ahead, floor;
 	struct group *group;
 	bool was_idle;
 
 	if (!task)
 		return 0;
-	task->group = id;
-	group = group_by(id);
+	group = group_of(of, &task->group);
 	if (!group)
 		return 0;
 	was_idle = group->active <= 0;
-	join(id);
+	join(task->group);
 	task->share = share_of(group);
 	if (!was_idle)
 		return 0;
@@ -371,22 +370,22 @@ SEC("fentry/page_counter_try_charge")
 int BPF_PROG(on_charge, struct page_counter *counter, unsigned long pages)
 {
 	struct task_struct *current = bpf_get_current_task_btf();
-	struct mem_cgroup *memcg;
+	struct member member = {};
+	struct mem_cgroup *charged;
 	struct task *task;
 	struct call *call;
-	__u64 id, now, ns;
+	__u64 now, ns;
 	enum hold_reason reason = HOLD_BRAKE;
 
 	if (current->policy != SCHED_EXT)
 		return 0;
-	id = cgroup_of(current);
-	call = bpf_map_lookup_elem(&calls, &id);
 	task = task_of(current);
-	memcg = memory_of(current->cgroups->dfl_cgrp);
-	if (!call || !task || !memcg || __builtin_preserve_access_index(&memcg->memory) != counter)
+	call = call_of(current, &member);
+	charged = (void *)member.charged;
+	if (!call || !task || !charged || __builtin_preserve_access_index(&charged->memory) != counter)
 		return 0;
 	now = bpf_ktime_get_ns();
-	ns = brake_for(call, usage_of(memcg) + pages * PAGE_BYTES, pages, now, &reason);
+	ns = brake_for(call, member.usage + pages * PAGE_BYTES, pages, now, &reason);
 	if (ns)
 		hold(current, task, now + ns, now, reason);
 	return 0;

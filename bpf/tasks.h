@@ -4,8 +4,10 @@
 #define AGENTCGROUP_TASKS_H
 
 #include "kernel.h"
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 #include "events.h"
+#include "memory.h"
 
 #define READY 1 /* by virtual time */
 #define HELD 2  /* by deadline */
@@ -101,6 +103,22 @@ static __always_inline struct task *task_of(struct task_struct *task)
 static __always_inline struct group *group_by(__u64 id)
 {
 	return id ? bpf_map_lookup_elem(&groups, &id) : NULL;
+}
+
+/* What a task counts in: where its own cgroup has no cpu controller, the nearest above it that has. */
+static __always_inline struct group *group_of(struct task_struct *task, __u64 *id)
+{
+	struct cgroup *cgroup = task->cgroups->dfl_cgrp;
+	struct group *group = NULL;
+
+	for (int i = 0; i < LEVELS && cgroup && !group; i++) {
+		*id = BPF_CORE_READ(cgroup, kn, id);
+		group = group_by(*id);
+		cgroup = BPF_CORE_READ(cgroup, self.parent, cgroup);
+	}
+	if (!group)
+		*id = 0;
+	return group;
 }
 
 #endif
