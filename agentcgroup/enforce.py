@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 from agentcgroup import cgroup
 from agentcgroup.kernel import libbpf, maps
-from agentcgroup.kernel.records import CALL, Call
+from agentcgroup.kernel.records import CALL, SLOWED, Call, Slowed
 from agentcgroup.kernel.scheduler import give
 from agentcgroup.model import Limits
 
@@ -54,6 +54,10 @@ class Enforcer(Protocol):
     def release(self, leaf: Path, limits: Limits | None) -> None:
         """Undo ``brake``; ``limits`` are those the leaf has."""
 
+    def slowed_s(self, leaf: Path) -> float:
+        """For how long it made the leaf's tasks sleep so far, where the kernel counts that as waiting for memory."""
+        ...
+
     def freeze(self, leaf: Path) -> None: ...
 
     def thaw(self, leaf: Path) -> None: ...
@@ -85,6 +89,9 @@ class CgroupFiles:
     def release(self, leaf: Path, limits: Limits | None) -> None:
         _write(leaf, "cpu.max", cgroup.cpu_max(limits.cpu_cores if limits else None))
 
+    def slowed_s(self, leaf: Path) -> float:
+        return 0.0  # who waits for a processor, or is frozen, does not wait for memory
+
     def freeze(self, leaf: Path) -> None:
         _write(leaf, "cgroup.freeze", "1")
 
@@ -95,14 +102,21 @@ class CgroupFiles:
 class InKernel(CgroupFiles):
     """The brake by a BPF program that another process has loaded, told through its map of calls; the freezer as ever."""
 
-    def __init__(self, name: Name, calls_id: int, rank: int, tools: Path | None = None, ops_id: int = 0) -> None:
+    def __init__(
+        self, name: Name, calls_id: int, rank: int, tools: Path | None = None, ops_id: int = 0, slowed_id: int = 0
+    ) -> None:
         """``rank`` is the session's: 0 high, 1 normal, 2 low.  With ``ops_id``, a struct_ops map is attached to ``tools``.
 
-        Raises BpfError when the program is gone, or can't be attached.
+        ``slowed_id``: the map where the program counts by how much it slows each call.  Raises BpfError when the program is gone, or
+        can't be attached.
         """
         self.name = name
-        self._link = _attach(ops_id, tools) if ops_id and tools else None
-        self._calls = maps.Map.by_id(calls_id, CALL.size)
+        with contextlib.ExitStack() as opened:
+            self._calls = opened.enter_context(contextlib.closing(maps.Map.by_id(calls_id, CALL.size)))
+            self._slowed = opened.enter_context(contextlib.closing(maps.Map.by_id(slowed_id, SLOWED.size))) if slowed_id else None
+            if ops_id and tools:
+                opened.callback(os.close, _attach(ops_id, tools))
+            self._opened = opened.pop_all()
         self._rank = rank
         self._known: dict[Path, tuple[bytes, Call]] = {}
 
@@ -131,11 +145,14 @@ class InKernel(CgroupFiles):
         # The kernel drops its entry with the leaf.
         self._known.pop(leaf, None)
 
+    def slowed_s(self, leaf: Path) -> float:
+        if self._slowed is None or leaf not in self._known:
+            return 0.0
+        value = self._slowed.get(self._known[leaf][0])
+        return Slowed._make(SLOWED.unpack(value)).total_ns / 1e9 if value else 0.0
+
     def close(self) -> None:
-        self._calls.close()
-        if self._link is not None:
-            os.close(self._link)  # before the cgroup goes: the series leaves a dangling pointer otherwise
-            self._link = None
+        self._opened.close()  # before the cgroup goes: the series leaves a dangling pointer otherwise
 
     def _change(self, leaf: Path, **values: int) -> None:
         if leaf in self._known:

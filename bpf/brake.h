@@ -146,14 +146,20 @@ static __always_inline __u64 brake_for(struct call *call, __u64 usage, unsigned 
 	return hold_for(shorter(rates.stop_ns * (1 + ((usage - call->stop_at_bytes) >> 20)), rates.hold_ns), pages);
 }
 
-/* The current task begins to wait for memory, or has waited: others give way until then, and a little longer. */
-static __always_inline void stalled(bool begins)
+/* A task of the call begins to wait for memory: others give way until it has it, */
+static __always_inline void stall_begins(struct call *call, __u64 now)
 {
-	struct member of = {};
-	struct call *call = call_of(bpf_get_current_task_btf(), &of);
+	protect(call->rank, now, LONGEST_STALL_NS);
+}
 
-	if (call)
-		protect(call->rank, bpf_ktime_get_ns(), begins ? LONGEST_STALL_NS : rates.protect_ns);
+/* and a little longer. */
+static __always_inline void stall_ends(struct call *call, __u64 now)
+{
+	__u64 until_ns = now + rates.protect_ns;
+	__u32 rank = call->rank;
+
+	if (rank < PRIORITIES - 1 && protect_until_ns[rank] > until_ns)
+		protect_until_ns[rank] = until_ns;
 }
 
 #endif

@@ -116,6 +116,14 @@ struct call {
 	__u32 padding;
 };
 
+/* How the memcg struct_ops slow a call, written by them; the key is that of the call. */
+struct slowed {
+	__u64 total_ns;    /* for so long tasks of it slept: the kernel counts it as waiting for memory, and it is our doing */
+	__u64 until_ns;    /* the last one that sleeps wakes */
+	__u64 usage_bytes; /* at the last charge */
+	__u64 owed_ns;     /* delays that are still to come */
+};
+
 /* Set by user space before loading. */
 struct rates {
 	__u64 slice_ns;      /* how long a task runs before others get their turn */

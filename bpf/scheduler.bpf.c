@@ -394,15 +394,23 @@ int BPF_PROG(on_charge, struct page_counter *counter, unsigned long pages)
 SEC("fentry/psi_memstall_enter")
 int BPF_PROG(on_stall_begin)
 {
-	if (bpf_get_current_task_btf()->policy == SCHED_EXT)
-		stalled(true);
+	struct task_struct *current = bpf_get_current_task_btf();
+	struct member member = {};
+	struct call *call;
+
+	if (current->policy == SCHED_EXT && (call = call_of(current, &member)))
+		stall_begins(call, bpf_ktime_get_ns());
 	return 0;
 }
 
 SEC("fentry/psi_memstall_leave")
 int BPF_PROG(on_stall_end)
 {
-	if (bpf_get_current_task_btf()->policy == SCHED_EXT)
-		stalled(false);
+	struct task_struct *current = bpf_get_current_task_btf();
+	struct member member = {};
+	struct call *call;
+
+	if (current->policy == SCHED_EXT && (call = call_of(current, &member)))
+		stall_ends(call, bpf_ktime_get_ns());
 	return 0;
 }

@@ -28,6 +28,7 @@ class Program(Protocol):
     calls_id: int
     figures_id: int
     ops_id: int
+    slowed_id: int
 
     def fileno(self) -> int | None: ...
 
@@ -126,7 +127,7 @@ class Enforcement:
             if (descriptor := program.fileno()) is not None:
                 asyncio.get_running_loop().add_reader(descriptor, self._look)
             words = "; ".join(why) or "the best there is"
-            self._put(Enforce(name, words, program.calls_id, program.figures_id, program.ops_id))
+            self._put(Enforce(name, words, program.calls_id, program.figures_id, program.ops_id, program.slowed_id))
             break
         else:
             self._put(Enforce("cgroup", "; ".join(why)))

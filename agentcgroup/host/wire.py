@@ -33,6 +33,7 @@ class Enforce:
     calls: int = 0
     figures: int = 0
     ops: int = 0
+    slowed: int = 0
 
 
 _EVENTS = (Hello, ev.SessionEnded, ev.PriorityChanged, ev.CallBegan, ev.Announced, ev.Wants, ev.Holds, ev.Full, ev.CallEnded)

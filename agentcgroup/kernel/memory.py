@@ -53,6 +53,7 @@ class Memory:
         self.calls_id = maps.map_id(self._object.map_descriptor("calls"))
         self.figures_id = maps.map_id(self._object.map_descriptor(".bss"))
         self.ops_id = maps.map_id(self._object.map_descriptor(used))
+        self.slowed_id = maps.map_id(self._object.map_descriptor("slowed_calls"))
 
     def fileno(self) -> int | None:
         """The kernel does not take it out."""

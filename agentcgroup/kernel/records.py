@@ -101,6 +101,15 @@ class Call(NamedTuple):
     padding: int = 0
 
 
+class Slowed(NamedTuple):
+    """``struct slowed``: the kernel's to write."""
+
+    total_ns: int
+    until_ns: int
+    usage_bytes: int
+    owed_ns: int
+
+
 class Rates(NamedTuple):
     """``struct rates``, nanoseconds."""
 
@@ -139,6 +148,7 @@ PLACE = struct.Struct("=3Q4I11Q")
 TRACKED = struct.Struct("=2IQ")
 GRANT = struct.Struct("=Q2I")
 CALL = struct.Struct("=2Q2I")
+SLOWED = struct.Struct("=4Q")
 RATES = struct.Struct("=5Q")
 FIGURES = struct.Struct("=135Q")
 FAREWELL = struct.Struct("=2IQ64s192s")

@@ -77,7 +77,7 @@ class Scheduler:
         except BaseException:
             self._object.close()
             raise
-        self.ops_id = 0
+        self.ops_id = self.slowed_id = 0
         self.calls_id = maps.map_id(self._object.map_descriptor("calls"))
         self.figures_id = maps.map_id(self._object.map_descriptor(".bss"))
 

@@ -83,11 +83,11 @@ class Calls:
         self.records: list[CallRecord] = []
         self.ended: Counter[Kind] = Counter()
         """Calls that are over, by whose they were."""
-        self._pressure = Pressure(self._live)
         session = ev.SessionBegan(layout.name, priority, budget.tools_high)
         self.share = Share(
             session, layout.tools, enforcer, policy.host, source, self._live, self._acts.deed, self._no_room, start_host, log
         )
+        self._pressure = Pressure(self._live, self.share.slowed_s)
         self.placement.placed = self.share.adopt
         self.placement.lost = self._leaf_lost
         self.is_the_agent: Callable[[int], bool] = lambda call: False

@@ -35,6 +35,8 @@ class Live:
 
     ``loose`` is how much of its memory was page cache when that was looked at last; at ``ask_at`` bytes it is to ask
     for more, and ``told`` is what the host process was told last that it had; ``announced`` is what it is known to need.  ``held``: an operator froze it.
+
+    ``slowed_s`` is for how long enforcers made it sleep while it charged memory, ``slowed_by_it_s`` what the one in force said of that last.
     """
 
     record: CallRecord
@@ -60,6 +62,8 @@ class Live:
     announced: int = 0
     wait: Waiting | None = None
     held: bool = False
+    slowed_s: float = 0.0
+    slowed_by_it_s: float = 0.0
 
 
 class Placement:

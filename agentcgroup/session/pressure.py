@@ -2,7 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from agentcgroup import cgroup
 from agentcgroup import control_events as ctl
@@ -15,8 +16,9 @@ _EVERY_S = 0.5
 class Pressure:
     """Turns the kernel's word that a call waited into what the controller wants to know."""
 
-    def __init__(self, live: Mapping[int, Live]) -> None:
-        self._live = live
+    def __init__(self, live: Mapping[int, Live], slowed_s: Callable[[Path], float]) -> None:
+        """``slowed_s``: for how long the enforcer made a leaf's processes sleep."""
+        self._live, self._slowed_s = live, slowed_s
         self._computed_at = float("-inf")
 
     def heard(self, call: int, event: Waited) -> ctl.Event | None:
@@ -30,7 +32,10 @@ class Pressure:
             stalled_us = cgroup.read_pressure(live.leaf, "memory")["full"]["total"]
         except (cgroup.CgroupError, KeyError):  # no PSI here: not known
             return None
-        return ctl.Stalled(call, stalled_us / 1e6)
+        # What we slow is no lack of memory.  An enforcer that comes after another one counts from 0.
+        before_s, live.slowed_by_it_s = live.slowed_by_it_s, self._slowed_s(live.leaf)
+        live.slowed_s += max(0.0, live.slowed_by_it_s - before_s)
+        return ctl.Stalled(call, stalled_us / 1e6 - live.slowed_s)
 
     def _computed(self) -> ctl.Computed | None:
         now = time.monotonic()

@@ -143,7 +143,9 @@ class Share:
         before = self.enforcer
         try:
             rank = LEVELS[self._began.priority]
-            self.enforcer = InKernel(word.name, word.calls, rank, self._tools, word.ops) if word.calls else CgroupFiles()
+            self.enforcer = (
+                InKernel(word.name, word.calls, rank, self._tools, word.ops, word.slowed) if word.calls else CgroupFiles()
+            )
         except BpfError as error:
             self.enforcer, word = CgroupFiles(), wire.Enforce("cgroup", f"{error.what}: {error.why}")
         words, self._figures_id = f"{word.name} ({word.why})", word.figures
@@ -201,6 +203,10 @@ class Share:
     def adopt(self, leaf: Path, pid: int) -> None:
         """A process was put into a leaf: the enforcer in force is to know it."""
         self.enforcer.adopt(leaf, pid)
+
+    def slowed_s(self, leaf: Path) -> float:
+        """For how long the enforcer in force made a leaf's processes sleep, and the kernel took that for a lack of memory."""
+        return self.enforcer.slowed_s(leaf)
 
     def announced(self, live: Live, announced: int) -> None:
         """A call said what it needs, or its limits have changed."""

@@ -20,7 +20,7 @@ from agentcgroup.kernel.scheduler import Ejected
 class Program:
     """Loads everywhere, and is taken out when it is told."""
 
-    calls_id, figures_id, ops_id = 7, 8, 0
+    calls_id, figures_id, ops_id, slowed_id = 7, 8, 0, 0
 
     def __init__(self) -> None:
         self._out, self._word = os.pipe()

@@ -52,6 +52,7 @@ def offsets(layout: struct.Struct) -> list[int]:
         ("monitor", "counts", records.COUNTS, records.Counts._fields),
         *((each, "call", records.CALL, records.Call._fields) for each in ("scheduler", "memory")),
         *((each, "rates", records.RATES, records.Rates._fields) for each in ("scheduler", "memory")),
+        ("memory", "slowed", records.SLOWED, records.Slowed._fields),
         ("scheduler", "farewell", records.FAREWELL, records.Farewell._fields),
     ],
 )
