@@ -132,6 +132,13 @@ struct memcg_bpf_ops brake_only = {
 	.get_high_delay_ms = (void *)get_high_delay_ms,
 };
 
+/* Beside the scheduler, whose map of calls says the ranks: it slows. */
+SEC(".struct_ops.link")
+struct memcg_bpf_ops protect_only = {
+	.below_low = (void *)below_low,
+	.below_min = (void *)below_min,
+};
+
 SEC("fentry/psi_memstall_enter")
 int BPF_PROG(on_stall_begin)
 {

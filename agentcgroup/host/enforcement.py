@@ -13,11 +13,11 @@ from agentcgroup import background
 from agentcgroup.enforce import Choice, Name
 from agentcgroup.errors import AgentCgroupError
 from agentcgroup.host.wire import Enforce
-from agentcgroup.kernel import memory, scheduler
+from agentcgroup.kernel import memory, pair, scheduler
 from agentcgroup.kernel.libbpf import BpfError
 
-ORDER: tuple[Name, ...] = ("memcg_bpf", "sched_ext")
-"""Best first; cgroup files are what is left."""
+ORDER: tuple[Name, ...] = ("sched_ext", "memcg_bpf")
+"""Best first: who the scheduler holds keeps no lock of the kernel, who memcg struct_ops delay may.  Cgroup files are what is left."""
 _FIRST_RETRY_S = 5.0
 _LAST_RETRY_S = 300.0
 
@@ -29,6 +29,7 @@ class Program(Protocol):
     figures_id: int
     ops_id: int
     slowed_id: int
+    without: str
 
     def fileno(self) -> int | None: ...
 
@@ -37,7 +38,7 @@ class Program(Protocol):
     def close(self) -> None: ...
 
 
-_LOAD: dict[Name, Callable[[], Program]] = {"memcg_bpf": memory.Memory, "sched_ext": scheduler.Scheduler}
+_LOAD: dict[Name, Callable[[], Program]] = {"memcg_bpf": memory.Memory, "sched_ext": pair.Pair}
 _LACKING: dict[Choice, Callable[[], str]] = {"memcg_bpf": memory.lacking, "sched_ext": scheduler.lacking}
 
 
@@ -126,7 +127,7 @@ class Enforcement:
             program = self._program
             if (descriptor := program.fileno()) is not None:
                 asyncio.get_running_loop().add_reader(descriptor, self._look)
-            words = "; ".join(why) or "the best there is"
+            words = "; ".join(filter(None, (*why, program.without))) or "the best there is"
             self._put(Enforce(name, words, program.calls_id, program.figures_id, program.ops_id, program.slowed_id))
             break
         else:

@@ -61,6 +61,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "btf__name_by_offset": (c_char_p, [c_void_p, c_uint]),
     "bpf_map__fd": (c_int, [c_void_p]),
     "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint]),
+    "bpf_map__reuse_fd": (c_int, [c_void_p, c_int]),
     "bpf_map__initial_value": (c_void_p, [c_void_p, POINTER(c_size_t)]),
     "bpf_map_update_elem": (c_int, [c_int, c_void_p, c_void_p, c_ulonglong]),
     "bpf_map_lookup_elem": (c_int, [c_int, c_void_p, c_void_p]),
@@ -186,6 +187,11 @@ class Object:
     def resize(self, name: str, entries: int) -> None:
         """Another size for a map, before loading."""
         self._lib.bpf_map__set_max_entries(self._map(name), entries)
+
+    def share_map(self, name: str, descriptor: int) -> None:
+        """Before loading: use this map of another object instead of an own one.  Raises BpfError."""
+        if code := self._lib.bpf_map__reuse_fd(self._map(name), descriptor):
+            raise self._refused(f"map {name} can't be shared", -code)
 
     def load(self) -> None:
         """Hand the programs to the kernel.  Raises BpfError with errno and what libbpf complained of."""

@@ -221,9 +221,10 @@ def _memcg_struct_ops() -> Finding:
     """Where the kernel has them: loads them, and sees whether the delay and the protection really act."""
     name, do = "memcg struct_ops", "kernels that carry the patch series; sched_ext or cgroup files do its work elsewhere"
     try:
-        if why := memory.lacking():
+        if (why := memory.lacking()) and memory.lacking_protection():
             return Finding(name, False, why, do)
-        return Finding(name, True, selftest.memcg())
+        used = "" if scheduler.lacking() else "; they only protect: sched_ext slows, and who it holds keeps no lock of the kernel"
+        return Finding(name, True, selftest.memcg() + used)
     except AgentCgroupError as error:
         return Finding(name, False, f"{error.what}: {error.why}", do)
 

@@ -77,8 +77,8 @@ class Scheduler:
         except BaseException:
             self._object.close()
             raise
-        self.ops_id = self.slowed_id = 0
-        self.calls_id = maps.map_id(self._object.map_descriptor("calls"))
+        self.calls = self._object.map_descriptor("calls")
+        self.calls_id = maps.map_id(self.calls)
         self.figures_id = maps.map_id(self._object.map_descriptor(".bss"))
 
     def fileno(self) -> int:

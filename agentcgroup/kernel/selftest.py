@@ -12,7 +12,7 @@ from pathlib import Path
 from agentcgroup import cgroup
 from agentcgroup.enforce import Enforcer, InKernel
 from agentcgroup.errors import AgentCgroupError
-from agentcgroup.kernel.memory import Memory
+from agentcgroup.kernel import memory
 
 _MIB = 1 << 20
 _TOUCHED = 8 * _MIB
@@ -33,27 +33,36 @@ _READ = "import sys; open(sys.argv[1], 'rb').read(); sys.stdout.write('.'), sys.
 
 def memcg() -> str:
     """Whether memcg struct_ops act, in words.  Raises AgentCgroupError when they do not."""
-    program = Memory()
+    no_delay = memory.lacking()
+    program = memory.Memory(slows=not no_delay)
     try:
         with leaves(2) as (low, high):
-            braking = InKernel("memcg_bpf", program.calls_id, 2, low.parent, program.ops_id)
+            low_ranked = InKernel("memcg_bpf", program.calls_id, 2, low.parent, program.ops_id)
+            high_ranked = InKernel("memcg_bpf", program.calls_id, 0)
             try:
-                ratio = slowdown(braking, low)
-                if ratio < _SLOWED:
-                    raise AgentCgroupError("memcg struct_ops do not act", f"a braked program was {ratio:.1f} times as slow")
-                words = f"the delay acts ({ratio:.0f} times as slow)"
-                if not program.protects:
-                    return f"{words}; this kernel's version can't protect from reclaim"
-                protecting = InKernel("memcg_bpf", program.calls_id, 0)
-                kept, lost = reclaimed(protecting, high), reclaimed(braking, low)
-                protecting.close()
-                if kept > lost / 4:
-                    raise AgentCgroupError("memcg struct_ops do not protect", f"{kept} of {_CACHED} bytes were reclaimed")
-                return f"{words}, the protection acts"
+                delay = no_delay or _delay(low_ranked, low)
+                return f"{delay}; {program.without or _protection((low_ranked, low), (high_ranked, high))}"
             finally:
-                braking.close()
+                high_ranked.close()
+                low_ranked.close()
     finally:
         program.close()
+
+
+def _delay(enforcer: Enforcer, leaf: Path) -> str:
+    ratio = slowdown(enforcer, leaf)
+    if ratio < _SLOWED:
+        raise AgentCgroupError("memcg struct_ops do not act", f"a braked program was {ratio:.1f} times as slow")
+    return f"the delay acts ({ratio:.0f} times as slow)"
+
+
+def _protection(low: tuple[Enforcer, Path], high: tuple[Enforcer, Path]) -> str:
+    lost, kept = reclaimed(low, high)
+    if not lost or kept > lost / 4:
+        raise AgentCgroupError(
+            "memcg struct_ops do not protect", f"{kept} bytes were reclaimed, and {lost} of one without protection"
+        )
+    return "the protection acts"
 
 
 def slowdown(enforcer: Enforcer, leaf: Path) -> float:
@@ -86,17 +95,22 @@ def _go_on_s(process: "subprocess.Popen[bytes]") -> float:
     return time.monotonic() - began
 
 
-def reclaimed(enforcer: Enforcer, leaf: Path) -> int:
-    """How many bytes of page cache a leaf loses when the kernel is asked to reclaim half of it."""
-    with tempfile.NamedTemporaryFile(dir="/var/tmp") as file:
-        file.write(os.urandom(_CACHED))
-        file.flush()
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        with _program(leaf, enforcer, _READ, file.name) as process:
-            lost = cgroup.reclaim(leaf.parent, _CACHED // 2)
-            process.communicate(b".")
-        return lost
+def reclaimed(*found: tuple[Enforcer, Path]) -> list[int]:
+    """How many bytes of page cache each leaf loses when the kernel is asked to reclaim, from all of them, half of what one has.
+
+    Protection is relative: where there is nothing else to be had, the kernel takes what is protected.
+    """
+    with contextlib.ExitStack() as running:
+        for enforcer, leaf in found:
+            file = running.enter_context(tempfile.NamedTemporaryFile(dir="/var/tmp"))
+            file.write(os.urandom(_CACHED))
+            file.flush()
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            running.enter_context(_program(leaf, enforcer, _READ, file.name))
+        before = [int(cgroup.read(leaf, "memory.current")) for _, leaf in found]
+        cgroup.reclaim(found[0][1].parent, _CACHED // 2)
+        return [held - int(cgroup.read(leaf, "memory.current")) for held, (_, leaf) in zip(before, found, strict=True)]
 
 
 @contextlib.contextmanager

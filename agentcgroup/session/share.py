@@ -22,6 +22,7 @@ from agentcgroup.policy import HostRule
 from agentcgroup.schedule import events as ev
 from agentcgroup.schedule.scheduler import LEVELS
 from agentcgroup.session.live import Live, Waiting
+from agentcgroup.session.places import session_cgroup
 from agentcgroup.sources import Source
 from agentcgroup.units import format_duration, format_size
 
@@ -141,13 +142,7 @@ class Share:
     def _enforce(self, word: wire.Enforce) -> None:
         """Another enforcer is in force: every call is told to it, and a brake goes over."""
         before = self.enforcer
-        try:
-            rank = LEVELS[self._began.priority]
-            self.enforcer = (
-                InKernel(word.name, word.calls, rank, self._tools, word.ops, word.slowed) if word.calls else CgroupFiles()
-            )
-        except BpfError as error:
-            self.enforcer, word = CgroupFiles(), wire.Enforce("cgroup", f"{error.what}: {error.why}")
+        self.enforcer, word = self._take(word)
         words, self._figures_id = f"{word.name} ({word.why})", word.figures
         if words != self.enforcer_words:
             self._log(f"enforcer: {words}")
@@ -165,6 +160,23 @@ class Share:
             if live.wait is not None and live.wait.rung == "brake":
                 self.enforcer.brake(live.leaf)
         before.close()
+
+    def _take(self, word: wire.Enforce) -> tuple[Enforcer, wire.Enforce]:
+        """The enforcer that is in force, as far as it can be for this session."""
+        if not word.calls:
+            return CgroupFiles(), word
+        try:
+            if word.ops and self._tools.parent != session_cgroup(self._began.session):
+                # A link that outlives its cgroup leaves the kernel with operations that are gone, and an engine removes a container's
+                # when it likes.
+                raise BpfError("memcg struct_ops are not used", "a container's cgroup is removed by its engine")
+            rank = LEVELS[self._began.priority]
+            return InKernel(word.name, word.calls, rank, self._tools, word.ops, word.slowed), word
+        except BpfError as error:
+            why = f"{error.what}: {error.why}"
+            if word.ops and word.name == "sched_ext":
+                return self._take(replace(word, ops=0, why=f"{word.why}; {why}"))
+            return CgroupFiles(), wire.Enforce("cgroup", why)
 
     def change_priority(self, priority: Priority) -> None:
         """The session has another priority from now on."""

@@ -15,7 +15,7 @@ from agentcgroup import cgroup
 from agentcgroup.enforce import InKernel
 from agentcgroup.kernel import libbpf, maps
 from agentcgroup.kernel.files import object_path
-from agentcgroup.kernel.memory import DELAY, VARIANTS
+from agentcgroup.kernel.memory import DELAY, PROTECTION, VARIANTS
 from agentcgroup.kernel.records import RATES, SLOWED, Rates, Slowed
 from agentcgroup.kernel.scheduler import RATES_IN_FORCE, read_figures
 
@@ -43,18 +43,20 @@ class Brake:
         self._object = libbpf.Object(object_path("memory"))
         with contextlib.suppress(libbpf.BpfError):  # a libbpf that does not know such maps has none
             self._object.leave_out_maps(set(VARIANTS.values()))
-        self._object.leave_out({"below_low", "below_min", *(() if stalls else STALLS)})
+        self._object.leave_out(set() if stalls else STALLS)
         self._object.set_constants(".rodata.rates", RATES.pack(*rates))
-        lib, asked = libbpf.library(), self._object.programs()[DELAY][0]
-        for name, value in (("type", TRACING), ("expected_attach_type", RAW_TRACEPOINT)):
-            getattr(lib, f"bpf_program__set_{name}").argtypes = [c_void_p, c_int]
-            getattr(lib, f"bpf_program__set_{name}")(asked, value)
-        lib.bpf_program__set_attach_target.argtypes = [c_void_p, c_int, c_char_p]
-        lib.bpf_program__set_attach_target(asked, 0, b"sched_process_fork")
+        lib = libbpf.library()
+        for name, of in (("type", [c_int]), ("expected_attach_type", [c_int]), ("attach_target", [c_int, c_char_p])):
+            getattr(lib, f"bpf_program__set_{name}").argtypes = [c_void_p, *of]
+        for name in (DELAY, *PROTECTION):  # the latter for the verifier only
+            program = self._object.programs()[name][0]
+            lib.bpf_program__set_type(program, TRACING)
+            lib.bpf_program__set_expected_attach_type(program, RAW_TRACEPOINT)
+            lib.bpf_program__set_attach_target(program, 0, b"sched_process_fork")
         self._object.load()
         self._object.attach()
         lib.bpf_program__attach_trace.argtypes, lib.bpf_program__attach_trace.restype = [c_void_p], c_void_p
-        self._asked = lib.bpf_program__attach_trace(asked)
+        self._asked = lib.bpf_program__attach_trace(self._object.programs()[DELAY][0])
         assert self._asked
         ids = [maps.map_id(self._object.map_descriptor(name)) for name in ("calls", "slowed_calls", ".bss")]
         self.calls = maps.Map(self._object.map_descriptor("calls"), 24)
@@ -172,6 +174,21 @@ def test_nothing_is_kept_of_a_call_whose_leaf_is_gone(made: Callable[..., Brake]
         cgroup.remove(brake.leaf)
     assert brake.calls.get(brake.key) is None
     assert brake.slowed.get(brake.key) is None
+
+
+def test_whose_map_of_calls_it_is_can_be_said(made: Callable[..., Brake]) -> None:
+    """Beside the scheduler they only protect, and look at its calls."""
+    brake = made()
+    beside = libbpf.Object(object_path("memory"))
+    try:
+        with contextlib.suppress(libbpf.BpfError):
+            beside.leave_out_maps(set(VARIANTS.values()))
+        beside.leave_out(set(beside.programs()))
+        beside.share_map("calls", brake.calls.fileno())
+        beside.load()
+        assert maps.map_id(beside.map_descriptor("calls")) == maps.map_id(brake.calls.fileno())
+    finally:
+        beside.close()
 
 
 def test_our_own_delay_is_no_lack_of_memory(made: Callable[..., Brake]) -> None:

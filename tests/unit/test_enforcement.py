@@ -20,7 +20,7 @@ from agentcgroup.kernel.scheduler import Ejected
 class Program:
     """Loads everywhere, and is taken out when it is told."""
 
-    calls_id, figures_id, ops_id, slowed_id = 7, 8, 0, 0
+    calls_id, figures_id, ops_id, slowed_id, without = 7, 8, 0, 0, "no memcg_bpf: not here"
 
     def __init__(self) -> None:
         self._out, self._word = os.pipe()
@@ -61,10 +61,36 @@ def test_the_best_that_loads_is_in_force_and_what_does_not_is_said(monkeypatch: 
     assert heard == [Enforce("sched_ext", "no memcg_bpf: not here", 7, 8)]
 
 
+def test_who_keeps_no_lock_of_the_kernel_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[Enforce] = []
+
+    async def run() -> None:
+        monkeypatch.setattr(enforcement, "_LOAD", {"memcg_bpf": Program, "sched_ext": Program})
+        Enforcement().join("a", "auto", heard.append)
+        await asyncio.sleep(0.3)
+
+    asyncio.run(run())
+    assert [word.name for word in heard] == ["sched_ext"]
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        (set(), "no memcg struct_ops"),
+        ({"get_high_delay_ms"}, "can't protect"),
+        ({"below_low", "below_min", "memcg_charged", "memcg_uncharged"}, ""),
+    ],
+)
+def test_a_later_version_of_the_series_protects(members: set[str], expected: str) -> None:
+    why = memory.lacking_protection(members)
+    assert expected in why
+    assert bool(why) == bool(expected)
+
+
 def test_where_nothing_loads_it_is_cgroup_files_with_each_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[Enforce] = []
     played(monkeypatch, refuse, lambda host: host.join("a", "auto", heard.append))
-    assert heard == [Enforce("cgroup", "no memcg_bpf: not here; no sched_ext: not here")]
+    assert heard == [Enforce("cgroup", "no sched_ext: not here; no memcg_bpf: not here")]
 
 
 def test_sessions_get_what_they_asked_for_or_hear_why_not(monkeypatch: pytest.MonkeyPatch) -> None:

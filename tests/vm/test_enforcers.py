@@ -11,7 +11,7 @@ import pytest
 from agentcgroup import cgroup
 from agentcgroup.enforce import CgroupFiles, Enforcer, InKernel, can_brake
 from agentcgroup.kernel import scheduler
-from agentcgroup.kernel.selftest import slowdown
+from agentcgroup.kernel.selftest import leaves, reclaimed, slowdown
 from agentcgroup.model import Limits
 
 
@@ -104,3 +104,14 @@ def test_a_leaf_that_is_gone_is_no_error(enforcer: Enforcer) -> None:
     enforcer.release(nowhere, None)
     enforcer.freeze(nowhere)
     enforcer.thaw(nowhere)
+
+
+def test_the_self_test_sees_protection_from_reclaim_where_it_acts() -> None:
+    """The kernel's own protection stands in for that of the memcg struct_ops, which few kernels have."""
+    files = CgroupFiles()
+    with leaves(2) as (low, high):
+        for place in (high.parent, high):
+            cgroup.write(place, "memory.low", 128 << 20)
+        lost, kept = reclaimed((files, low), (files, high))
+        assert lost > 4 << 20
+        assert kept < lost / 4

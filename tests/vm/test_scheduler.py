@@ -15,7 +15,7 @@ import pytest
 from agentcgroup import cgroup
 from agentcgroup.enforce import InKernel
 from agentcgroup.host.arbiter import NAME
-from agentcgroup.kernel import scheduler
+from agentcgroup.kernel import memory, scheduler
 from agentcgroup.kernel.libbpf import BpfError
 from agentcgroup.kernel.selftest import leaves
 from tests.vm.harness import SLICE, TRIES, assert_nothing_left, command, session
@@ -201,6 +201,26 @@ def interruptions() -> Iterator[None]:
 
 
 @NEEDS
+def test_who_went_into_a_cgroup_below_its_leaf_is_braked_and_weighed_as_well(loaded: scheduler.Scheduler, hog: str) -> None:
+    enforcer, figures = InKernel("sched_ext", loaded.calls_id, rank=1), partial(scheduler.read_figures, loaded.figures_id)
+    with leaves(2) as [leaf, other]:
+        below = leaf / "one" / "two"
+        below.mkdir(parents=True)
+        cgroup.write(other, "cpu.weight", 300)
+        grower = start(leaf, enforcer, f"sleep 0.2; while :; do {hog} 64; done")
+        cgroup.add(below, grower.pid)
+        enforcer.brake(leaf)
+        until(lambda: figures().holds["brake"] > 0)
+        enforcer.release(leaf, None)
+        grower.kill()
+        for _ in range(os.cpu_count() or 1):
+            cgroup.add(below, start(leaf, enforcer, SPIN).pid)
+            start(other, enforcer, SPIN)
+        time.sleep(1)
+        assert shares([leaf, other], 2.0) == [pytest.approx(1 / 4, rel=0.1), pytest.approx(3 / 4, rel=0.1)]
+
+
+@NEEDS
 def test_who_is_held_holds_no_lock_that_others_need(loaded: scheduler.Scheduler, tmp_path: Path) -> None:
     """Holders of ``mmap_lock`` would stop whoever reads their /proc, and writers to a file system whoever syncs it."""
     enforcer = InKernel("sched_ext", loaded.calls_id, rank=2)
@@ -299,19 +319,18 @@ def wait_for_state(wanted: str, seconds: float = 120.0) -> None:
 
 
 def test_an_enforcer_that_the_kernel_lacks_is_refused_by_name(tmp_path: Path) -> None:
-    done = session(tmp_path, "--enforcer", "memcg_bpf", agent=["true"])
-    assert done.code == 2
-    assert "this kernel has no memcg struct_ops" in done.stderr
-    if LACKING:
-        done = session(tmp_path, "--enforcer", "sched_ext", agent=["true"])
-        assert done.code == 2
-        assert LACKING in done.stderr
+    for name, lacking in (("memcg_bpf", memory.lacking()), ("sched_ext", LACKING)):
+        if lacking:
+            done = session(tmp_path, "--enforcer", name, agent=["true"])
+            assert done.code == 2
+            assert lacking in done.stderr
     assert not list(SLICE.glob("agentcgroup-*"))
 
 
 def test_the_summary_says_which_enforcer_was_in_force_and_why(tmp_path: Path) -> None:
     done = session(tmp_path, agent=[sys.executable, "-c", "import time; time.sleep(6)"])
-    assert f"enforcer {'cgroup' if LACKING else 'sched_ext'}" in " ".join(done.stderr.split())
-    assert (LACKING or "no memcg_bpf") in done.report["enforcer"]
+    in_force = "sched_ext" if not LACKING else "cgroup" if memory.lacking() else "memcg_bpf"
+    assert f"enforcer {in_force}" in " ".join(done.stderr.split())
+    assert (LACKING or memory.lacking_protection()) in done.report["enforcer"]
     chosen = session(tmp_path, "--enforcer", "cgroup", agent=["true"])
     assert "as asked" in chosen.report["enforcer"] or "host process" in chosen.report["enforcer"]
