@@ -3,16 +3,17 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from agentcgroup import cgroup
 from agentcgroup.classify import SMALLEST_BUDGET_BYTES, amount, split_budget
-from agentcgroup.errors import AgentCgroupError
+from agentcgroup.errors import AgentCgroupError, errno_words
 from agentcgroup.history.writer import Writer
 from agentcgroup.model import Priority
 from agentcgroup.policy import NAMED_POLICIES, HostRule, Policy, load_policy
+from agentcgroup.service.limits import memory_limit, telling_of_changes
 from agentcgroup.session.governor import Governor, Subject
 from agentcgroup.session.layout import Layout
 from agentcgroup.session.places import AGENT, CONTAINER, check_name, claim, release
@@ -94,6 +95,7 @@ async def govern(container: Container, policy: Policy, source: Source, source_wo
             policy = load_policy(wished.policy)
         except AgentCgroupError as error:
             complaints.append(f"label {_PREFIX}policy: {error}")
+    complaints = [f"{complaint}: ignored" for complaint in complaints]
     try:
         top = cgroup.of_process(container.pid)
     except ProcessLookupError:
@@ -101,48 +103,87 @@ async def govern(container: Container, policy: Policy, source: Source, source_wo
     if top.name == AGENT:  # an earlier daemon divided it
         top = top.parent
     _check(container, top)
-    priority = wished.priority or policy.session.priority
-    budget = split_budget(policy, wished.memory or _limit_of(top) or amount(policy.session.memory, host_memory()))
     name, folder, lock = _claim(wished.name, container)
+    told = asyncio.Event()
     try:
-        layout = Layout(name, source, top)
-        # One that forks all the time takes long; the others are not to wait for it.
-        await asyncio.to_thread(layout.take_over, budget, priority, policy.session.agent.cpu_weight)
-        (folder / CONTAINER).write_text(str(top))
-        subject = Subject(
-            name,
-            folder,
-            policy,
-            budget,
-            priority,
-            container.words,
-            "auto",
-            container.pid,
-            container.pid,
-            contained=True,
-            adopted=True,
-        )
-        governor = Governor(subject, layout, source, source_words, no_other_host, writer)
-        for complaint in complaints:
-            governor.log(f"{complaint}: ignored")
-        await _until_it_ends(governor)
+        with contextlib.ExitStack() as listening:
+            try:
+                listening.enter_context(telling_of_changes(top, told.set))
+            except OSError as error:
+                complaints.append(
+                    f"changes of its limit of memory are not seen until the daemon starts again ({errno_words(error)})"
+                )
+            governed = _Governed(container, top, name, folder, policy, wished, source, source_words, writer, told)
+            while await governed.with_its_budget(complaints):
+                complaints = ["its limit of memory was changed: it goes on with another budget"]
     finally:
         os.close(lock)
     release(folder)
 
 
-async def _until_it_ends(governor: Governor) -> None:
-    over = asyncio.Event()
+@dataclass(frozen=True, slots=True)
+class _Governed:
+    """A container that is governed with one budget after the other; ``told`` is set when its limit may have changed."""
+
+    container: Container
+    top: Path
+    name: str
+    folder: Path
+    policy: Policy
+    wished: Wishes
+    source: Source
+    source_words: str
+    writer: Writer
+    told: asyncio.Event
+
+    def memory(self) -> int:
+        """The session's budget now, in bytes."""
+        limits = [limit for limit in (self.wished.memory, memory_limit(self.top)) if limit is not None]
+        return max(min(limits), SMALLEST_BUDGET_BYTES) if limits else amount(self.policy.session.memory, host_memory())
+
+    async def with_its_budget(self, remarks: list[str]) -> bool:
+        """Govern it until it ends, or is to have another budget: then True."""
+        memory, policy = self.memory(), self.policy
+        budget, priority = split_budget(policy, memory), self.wished.priority or policy.session.priority
+        layout = Layout(self.name, self.source, self.top)
+        # One that forks all the time takes long; the others are not to wait for it.
+        await asyncio.to_thread(layout.take_over, budget, priority, policy.session.agent.cpu_weight)
+        (self.folder / CONTAINER).write_text(str(self.top))
+        pid = self.container.pid
+        subject = Subject(
+            self.name, self.folder, policy, budget, priority, self.container.words, "auto", pid, pid, contained=True, adopted=True
+        )  # fmt: skip
+        governor = Governor(subject, layout, self.source, self.source_words, no_other_host, self.writer)
+        for remark in remarks:
+            governor.log(remark)
+        return await _until_it_ends(governor, self.told, lambda: self.top.exists() and self.memory() != memory)
+
+
+async def _until_it_ends(governor: Governor, told: asyncio.Event, has_changed: Callable[[], bool]) -> bool:
+    """Or until, when that is ``told``, its budget ``has_changed``: then it goes on without limits, to be taken up again, and True."""
+    ended = again = False
+
+    def over() -> None:
+        nonlocal ended
+        ended = True
+        told.set()
+
     try:
-        await governor.start(over.set)
+        await governor.start(over)
     except OSError:
-        return  # it ended just now
+        return False  # it ended just now
     try:
         await governor.take_up()
-        await over.wait()
+        while not ended and not again:
+            await told.wait()
+            told.clear()
+            again = not ended and has_changed()
     except asyncio.CancelledError:
         await governor.suspend()
         raise
+    if again:
+        await governor.suspend()
+        return True
     await governor.quiet()
     peak = governor.agent_peak()
     await governor.let_all_go()
@@ -150,6 +191,7 @@ async def _until_it_ends(governor: Governor) -> None:
     governor.calls.end_all()
     await governor.close()
     governor.report(None, peak)
+    return False
 
 
 def _check(container: Container, top: Path) -> None:
@@ -160,13 +202,6 @@ def _check(container: Container, top: Path) -> None:
             f"its first process is in {top}, which is not its own cgroup",
             "run the container engine with cgroup v2 and private cgroups",
         )
-
-
-def _limit_of(top: Path) -> int | None:
-    """The container's own limit of memory, if it has one."""
-    with contextlib.suppress(cgroup.CgroupError, ValueError):
-        return max(int(cgroup.read(top, "memory.max")), SMALLEST_BUDGET_BYTES)
-    return None
 
 
 def _claim(name: str, container: Container) -> tuple[str, Path, int]:

@@ -164,6 +164,33 @@ def test_containers_are_entered_changed_restarted_and_killed(engine: str, reques
         until("the session's end", lambda: status(name) == {})
 
 
+def test_a_containers_budget_follows_its_limit_down_and_up_while_a_call_runs(image: str, tmp_path: Path) -> None:
+    long = "x=$(sh -c 'sleep 2000; echo long'); sleep 1000"
+    with daemon(tmp_path), container(image, "--name", "resized", "--memory", "600m", agent=long) as identity:
+        call = until("the call", lambda: status("resized").get("calls"))[0]
+        limit = top(identity) / "tools" / f"tool-{call['call']}" / "memory.max"
+        given = {600: int(limit.read_text())}
+
+        def resized(mib: int) -> None:
+            until_equal(mib << 20, lambda: int(status("resized").get("budget_bytes", 0)))
+            until("the call's limit", lambda: limit.read_text().strip() not in {"max", *map(str, given.values())})
+            given[mib] = int(limit.read_text())
+            [now] = until("the call", lambda: status("resized").get("calls"))
+            assert (now["call"], now["pid"]) == (call["call"], call["pid"])
+
+        for mib in (256, 1000):
+            docker("update", "--memory", f"{mib}m", "--memory-swap", f"{mib}m", identity)
+            resized(mib)
+        above = top(identity).parent / "memory.max"
+        above.write_text("900M")
+        try:
+            resized(900)
+        finally:
+            above.write_text("max")
+        assert sorted(given, key=lambda mib: given[mib]) == [256, 600, 900, 1000]
+        assert given[256] < 256 << 20
+
+
 def test_run_starts_a_container_that_is_governed(image: str, tmp_path: Path) -> None:
     words = [
         "run",
