@@ -243,12 +243,23 @@ class Follower:
         self._calls.check_all()
 
     def _find_place(self, pid: int, started_ns: int | None = None) -> None:
-        """A process in the agent domain that no event told of: its ancestors say whose it is.
+        """A process in the agent domain that no event told of: its ancestors say whose it is, so their places come first.
 
         ``started_ns``: when it started a program of its own, where that is known.
         """
+        strangers = [pid]
+        ancestor = process.parent(pid)
+        while ancestor and not self._tracker.knows(ancestor):
+            if self._is_in_agent_domain(ancestor):
+                strangers.append(ancestor)
+            ancestor = process.parent(ancestor)
+        if ancestor and self._tracker.is_agent(ancestor):
+            self._catch_up(ancestor)  # what it started is judged by what it runs
+        for stranger in reversed(strangers):
+            self._find_one_place(stranger, self._known_ancestor(stranger), started_ns)
+
+    def _find_one_place(self, pid: int, ancestor: int | None, started_ns: int | None) -> None:
         now = time.monotonic_ns()
-        ancestor = self._known_ancestor(pid)
         if not ancestor and self._outsiders_call:
             if started_ns is not None:
                 facts = process.facts(pid, self.stdio_of)
@@ -259,8 +270,7 @@ class Follower:
             self._tracker.adopt(pid, theirs)
             self._calls.placement.misplaced(theirs, pid)
             return
-        parent = ancestor or self._stub
-        joined = self._tracker.forked(parent, pid, now)
+        joined = self._tracker.forked(ancestor or self._stub, pid, now)
         if joined is not None:
             self._calls.placement.join(joined)
             self._calls.placement.misplaced(joined.call, pid)

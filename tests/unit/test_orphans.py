@@ -58,11 +58,11 @@ def orphan() -> Iterator[tuple[int, int]]:
 
 
 @pytest.fixture
-def layout(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> Layout:
+def layout(folders: Folders, orphan: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> Layout:
     made = Layout("x", Watched(), folders.make("session"))
     folders.make("session", "agent")
     folders.make("session", "tools", "tool-1")
-    monkeypatch.setattr(cgroup, "of_process", lambda pid: made.agent)
+    monkeypatch.setattr(cgroup, "of_process", lambda pid: made.agent if pid in orphan else folders.top)
     return made
 
 
