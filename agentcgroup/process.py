@@ -120,6 +120,15 @@ def owner(pid: int) -> int | None:
     return next((int(line.split()[1]) for line in lines if line.startswith(b"Uid:")), None)
 
 
+def children(pid: int) -> list[int]:
+    """The processes that a process forked and that live; none where the kernel does not tell (CONFIG_PROC_CHILDREN)."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.scandir(f"/proc/{pid}/task"):
+            found += map(int, (_slurp(f"{thread.path}/children") or b"").split())
+    return found
+
+
 def started_s(pid: int) -> float | None:
     """When a process was born (CLOCK_MONOTONIC, seconds, to a hundredth); None when it is gone."""
     status = _slurp(f"/proc/{pid}/stat")

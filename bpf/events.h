@@ -24,6 +24,7 @@ enum event_kind {
 	EVENT_STARVED = 11, /* a leaf's tasks waited for a processor; amount: nanoseconds since the last such record */
 	EVENT_HELD_OUT = 12, /* pid was not placed in time and started anyway; amount: nanoseconds it was held */
 	EVENT_WANTS = 13,   /* a leaf's memory has grown to where it is to ask for more; amount: bytes now */
+	EVENT_LEFT = 14,    /* pid was moved out of this cgroup, to one that is none of ours; amount: its id */
 };
 
 enum event_flag {

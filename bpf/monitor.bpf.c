@@ -37,6 +37,7 @@ static __always_inline void forked(struct task_struct *parent, struct task_struc
 		return;
 	if (!again)
 		__sync_fetch_and_add(&place->forks, 1);
+	remember_home(child, cgroup_of(child));
 	if (place->role != PLACE_AGENT || (again && bpf_map_lookup_elem(&tracked, &pid)))
 		return;
 	make_birth_good(parent);
@@ -81,6 +82,7 @@ static __always_inline void execed(struct task_struct *task, bool again)
 
 	if (!place || (again && (place->role != PLACE_AGENT || is_told(pid, fresh.exec_id))))
 		return;
+	remember_home(task->group_leader, cgroup_of(task));
 	find_hint(task, &search);
 	if (place->role == PLACE_AGENT) {
 		make_birth_good(task);
@@ -133,7 +135,8 @@ static __always_inline bool hides_a_program(struct place *place, struct task_str
 
 static __always_inline void exited(struct task_struct *task)
 {
-	struct place *place = place_of(task);
+	__u64 home = home_of(task->group_leader);
+	struct place *place = bpf_map_lookup_elem(&places, &home);
 	struct signal_struct *signal = task->signal;
 	__u32 pid = task->tgid;
 	struct event *event;
@@ -148,11 +151,11 @@ static __always_inline void exited(struct task_struct *task)
 	if (bpf_map_delete_elem(&tracked, &pid))
 		return;
 	if (hidden) {
-		event = begin(EVENT_EXEC, cgroup_of(task), pid);
+		event = begin(EVENT_EXEC, home, pid);
 		if (event)
 			submit(event);
 	}
-	event = begin(EVENT_EXIT, cgroup_of(task), pid);
+	event = begin(EVENT_EXIT, home, pid);
 	if (event) {
 		event->amount = signal->flags & SIGNAL_GROUP_EXIT ? signal->group_exit_code : task->group_leader->exit_code;
 		event->ran_ns = signal->sum_sched_runtime + task->se.sum_exec_runtime;
@@ -175,6 +178,31 @@ int BPF_PROG(again_exit, struct task_struct *task)
 	keep_processor();
 	exited(task);
 	give_processor();
+	return 0;
+}
+
+/* A process was moved to another cgroup: by us, or out of its place by another's hand.  How many of those are told is bounded:
+ * who hears of one finds the others that are where it is. */
+SEC("tp_btf/cgroup_attach_task")
+int BPF_PROG(on_attach, struct cgroup *to, const char *path, struct task_struct *task)
+{
+	__u64 id = to->kn->id, home;
+	struct thread *thread;
+	struct place *place;
+
+	if (task->pid != task->tgid)
+		return 0;
+	if (bpf_map_lookup_elem(&places, &id)) {
+		remember_home(task, id);
+		return 0;
+	}
+	thread = bpf_task_storage_get(&threads, task, NULL, 0);
+	if (!thread)
+		return 0;
+	home = thread->home;
+	place = bpf_map_lookup_elem(&places, &home);
+	if (place)
+		tell(place, EVENT_LEFT, home, task->tgid, id);
 	return 0;
 }
 

@@ -48,6 +48,7 @@ struct {
 struct thread {
 	__u64 waited_ns;
 	__u64 stalled_from_ns;
+	__u64 home; /* of a process's first thread: the place it is in, or was in when somebody moved it elsewhere */
 };
 
 struct {
@@ -67,6 +68,29 @@ static __always_inline struct place *place_of(struct task_struct *task)
 	__u64 id = cgroup_of(task);
 
 	return bpf_map_lookup_elem(&places, &id);
+}
+
+/* The place that a process is in, or was moved away from; 0: none. */
+static __always_inline __u64 home_of(struct task_struct *task)
+{
+	__u64 home = cgroup_of(task);
+	struct thread *thread;
+
+	if (bpf_map_lookup_elem(&places, &home))
+		return home;
+	home = 0;
+	thread = bpf_task_storage_get(&threads, task, NULL, 0);
+	if (thread) /* not as an expression: the compiler would make one load of two kinds of memory, which the verifier refuses */
+		bpf_probe_read_kernel(&home, sizeof(home), &thread->home);
+	return home;
+}
+
+static __always_inline void remember_home(struct task_struct *task, __u64 home)
+{
+	struct thread *thread = bpf_task_storage_get(&threads, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+
+	if (thread)
+		thread->home = home;
 }
 
 /* Since 7.0 a trace point's program can be preempted, and the kernel's guard against recursion then leaves
@@ -121,7 +145,7 @@ static __always_inline void submit(struct event *event)
  * Races between processors cost a record more or less. */
 static __always_inline bool may_tell(struct place *place, __u32 kind)
 {
-	bool urgent = kind == EVENT_EXEC || kind == EVENT_OOM || kind == EVENT_VICTIM || kind == EVENT_WANTS;
+	bool urgent = kind == EVENT_EXEC || kind == EVENT_OOM || kind == EVENT_VICTIM || kind == EVENT_WANTS || kind == EVENT_LEFT;
 	__u32 room = urgent ? WINDOW_RECORDS : WINDOW_RECORDS - RESERVED;
 	__u64 window = bpf_ktime_get_ns() >> WINDOW_SHIFT;
 

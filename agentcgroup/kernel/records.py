@@ -24,6 +24,7 @@ class Kind(IntEnum):
     STARVED = 11
     HELD_OUT = 12
     WANTS = 13
+    LEFT = 14
 
 
 class Role(IntEnum):

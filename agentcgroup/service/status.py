@@ -79,6 +79,8 @@ def _print(found: list[dict[str, Any]]) -> None:
             console.print(Text(f"{one['session']}: {one['error']}"))
             continue
         console.print(Text(session_words(one)))
+        for note in one.get("notes", ()):
+            console.print(Text(f"  note: {note}"))
         table = Table(box=None, pad_edge=False, show_header=bool(one["calls"]), header_style="bold")
         table.add_column("  call", justify="right")
         table.add_column("command", overflow="ellipsis", no_wrap=True, max_width=60)

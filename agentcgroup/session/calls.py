@@ -35,6 +35,7 @@ from agentcgroup.session.readings import Readings
 from agentcgroup.session.recorder import Recorder
 from agentcgroup.session.said import Said
 from agentcgroup.session.share import Share, kill_words
+from agentcgroup.session.strays import LEFT
 from agentcgroup.session.watch import Watcher
 from agentcgroup.sources import Emptied, Grown, HintSeen, HintUnread, MemoryNews, Source, Victim, Waited
 from agentcgroup.text import clean_argv
@@ -278,6 +279,12 @@ class Calls:
                 process.prefer_as_victim(pid, 0)
         if live.held or live.wait is not None:
             cgroup.freeze(live.leaf, False)
+
+    def left(self, call: int) -> None:
+        """A process of a call was moved out of the session by another's hand: said once; the rest is in the log."""
+        live = self._live.get(call)
+        if live is not None and all(deed.what != LEFT for deed in live.record.deeds):
+            self._acts.deed(live, LEFT, "moved by another's hand")
 
     def became_agent(self, call: int, why: str) -> None:
         """A call turned out to be the agent's runtime, whose processes have left its leaf."""

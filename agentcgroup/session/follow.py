@@ -7,12 +7,14 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from agentcgroup import cgroup, process
 from agentcgroup.call_client import announced
 from agentcgroup.session.calls import Calls
 from agentcgroup.session.layout import Layout
+from agentcgroup.session.strays import Strays
 from agentcgroup.sources import (
     Emptied,
     Event,
@@ -23,6 +25,7 @@ from agentcgroup.sources import (
     HeldOut,
     HintSeen,
     HintUnread,
+    Left,
     Lost,
     MemoryNews,
     Source,
@@ -58,6 +61,7 @@ class Follower:
         self.last_event = 0.0
         self.agent_status: int | None = None
         self._read_again_ns = 0
+        self.strays = Strays(layout.top, self._home_of, self._came_back, log)
         calls.is_the_agent = self._is_the_agent
         self._on: dict[type[Event], Callable[[Any], None]] = {
             Forked: self._forked,
@@ -65,6 +69,7 @@ class Follower:
             Exited: self._exited,
             HeldOut: self._held_out,
             Lost: self._lost,
+            Left: self._left,
             **dict.fromkeys((Emptied, HintSeen, HintUnread, MemoryNews, Victim, Waited, Grown), calls.news),
         }
 
@@ -91,6 +96,8 @@ class Follower:
     def _execed(self, event: Execed) -> None:
         if self._calls.knows_of(event.pid, event.at_ns):
             return
+        if not self._source.sees_inside and self._tracker.knows(event.pid):
+            self._look_for(event.pid, self._tracker.call_of(event.pid))
         if self._tracker.is_agent(event.pid):
             self._agent_execed(event)
         elif (call := self._tracker.call_of(event.pid) or self._calls.placement.call_in(event.cgroup)) is not None:
@@ -133,6 +140,33 @@ class Follower:
             return cgroup.of_process(pid).is_relative_to(self._layout.top)
         except ProcessLookupError:
             return False
+
+    def _left(self, event: Left) -> None:
+        """Somebody moved a process of the session away."""
+        call = self._calls.placement.call_in(event.cgroup)
+        self._look_for(event.pid, call if call is not None else self._tracker.call_of(event.pid))
+
+    def _look_for(self, pid: int, call: int | None) -> None:
+        """A process of a call, or of the agent (None), may have been moved out of the session."""
+        home = self._layout.agent if call is None else self._calls.leaves().get(call)
+        if home is not None and self.strays.look(pid, home) and call is not None:
+            self._calls.left(call)
+
+    def _home_of(self, pid: int) -> Path | None:
+        """Where in the session a process belongs; None for one that is not known to be the session's."""
+        if (call := self._tracker.call_of(pid)) is not None:
+            return self._calls.leaves().get(call)
+        return self._layout.agent if self._tracker.is_agent(pid) else None
+
+    def _came_back(self, pid: int) -> None:
+        """A process that had left is in the session again; what it did outside, nobody told of."""
+        if not self._is_in_agent_domain(pid):
+            return
+        if self._tracker.knows(pid):
+            self._catch_up(pid)
+        else:
+            self._source.watch_exit(pid)
+            self._find_place(pid, time.monotonic_ns())
 
     def _held_out(self, event: HeldOut) -> None:
         self._log(f"process {event.pid} was not placed within {event.held_s * 1000:.0f} ms, and started anyway")

@@ -195,7 +195,7 @@ class Governor:
     def _snapshot(self) -> dict[str, Any]:
         subject = self._subject
         return snapshot(
-            self._layout, self.calls, self._source.figures(), session=subject.name, command=display(subject.argv, 200),
+            self._layout, self.calls, self._source.figures(), self.follower.strays.notes, session=subject.name, command=display(subject.argv, 200),
             priority=self._priority, budget_bytes=subject.budget.session, age_s=time.monotonic() - self.began,
             source=self._source_words, last_call=self._tracker.next_call - 1,
         )  # fmt: skip

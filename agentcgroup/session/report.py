@@ -16,6 +16,7 @@ from agentcgroup import notable
 from agentcgroup.command import display
 from agentcgroup.files import write_anew
 from agentcgroup.model import LARGEST_STATUS, CallRecord
+from agentcgroup.session.strays import LEFT
 from agentcgroup.text import LONGEST, clean, clean_argv, clean_lines, shorten
 from agentcgroup.units import format_duration, format_size
 
@@ -202,7 +203,7 @@ def _notes(report: dict[str, Any]) -> Iterator[str]:
     for loop in report["loops"]:
         left = f"left {format_size(loop['left_bytes'])} behind, {format_size(loop['reclaimed_bytes'])} reclaimed"
         yield f"loop: {len(loop['calls'])} times {shorten(loop['command'], 60)} (calls {loop['calls'][0]}-{loop['calls'][-1]}), {left}"
-    told = [line.strip() for line in report["log"] if "ignored" in line or "not placed:" in line or "could not" in line]
+    told = [line.strip() for line in report["log"] if any(sign in line for sign in _NOTED)]
     yield from (f"note: {line}" for line in told[:_MOST_NOTES])
     if len(told) > _MOST_NOTES:
         yield f"note: and {len(told) - _MOST_NOTES} more like these"
@@ -224,6 +225,8 @@ def more_for_the_agent(session_bytes: int, cap_bytes: int) -> str:
     return f"give the session more: --memory {format_size(2 * session_bytes)}"
 
 
+_NOTED = ("ignored", "not placed:", LEFT, "could not")
+"""Lines of the log that have one of these are for the summary."""
 _COUNTED_NOTES = {
     "events were lost": "process events were lost, and what they told read from the session itself",
     "was not placed within": "a program started before it was in its leaf",

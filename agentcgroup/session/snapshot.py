@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +18,7 @@ VERSION = 1
 _RECENT = 20
 
 
-def snapshot(layout: Layout, calls: Calls, figures: dict[str, float], **known: Any) -> dict[str, Any]:
+def snapshot(layout: Layout, calls: Calls, figures: dict[str, float], notes: Sequence[str], **known: Any) -> dict[str, Any]:
     """JSON-able: sizes in bytes, times in seconds; None for what could not be read.  ``known`` is what never changes."""
     return {
         "version": VERSION,
@@ -31,6 +32,7 @@ def snapshot(layout: Layout, calls: Calls, figures: dict[str, float], **known: A
         "ended": dict(calls.ended),
         "calls": [_call(live) for live in calls.live()],
         "recent": _recent(calls),
+        "notes": list(notes),
     }
 
 

@@ -106,7 +106,14 @@ class HeldOut(NamedTuple):
     cgroup: int = 0
 
 
-Event = Forked | Execed | Exited | Lost | HintSeen | HintUnread | Emptied | MemoryNews | Grown | Victim | Waited | HeldOut
+class Left(NamedTuple):
+    """A process was moved out of a cgroup of ours by another's hand."""
+
+    cgroup: int
+    pid: int
+
+
+Event = Left | Forked | Execed | Exited | Lost | HintSeen | HintUnread | Emptied | MemoryNews | Grown | Victim | Waited | HeldOut
 
 
 @dataclass(frozen=True, slots=True)

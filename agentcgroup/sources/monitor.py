@@ -34,6 +34,7 @@ from agentcgroup.sources import (
     HeldOut,
     HintSeen,
     HintUnread,
+    Left,
     Lost,
     MemoryNews,
     Source,
@@ -199,14 +200,14 @@ class Monitor(Source):
                 deliver(HintUnread(record.cgroup, record.pid))
         elif kind == Kind.EXIT:
             deliver(Exited(record.pid, record.amount, record.at_ns, record.ran_ns, record.cgroup))
+        elif kind == Kind.LEFT:
+            deliver(Left(record.cgroup, record.pid))
         elif kind == Kind.EMPTY:
             deliver(Emptied(record.cgroup))
         elif kind == Kind.VICTIM:
             deliver(Victim(record.cgroup, record.pid))
-        elif kind == Kind.STALL:
-            deliver(Waited(record.cgroup, "memory", record.amount / _NS))
-        elif kind == Kind.STARVED:
-            deliver(Waited(record.cgroup, "cpu", record.amount / _NS))
+        elif kind in (Kind.STALL, Kind.STARVED):
+            deliver(Waited(record.cgroup, "memory" if kind == Kind.STALL else "cpu", record.amount / _NS))
         elif kind == Kind.WANTS:
             deliver(Grown(record.cgroup, record.amount, record.at_ns))
         elif kind == Kind.HELD_OUT:

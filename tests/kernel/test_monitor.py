@@ -15,7 +15,7 @@ import pytest
 from agentcgroup import cgroup
 from agentcgroup.kernel.libbpf import BpfError
 from agentcgroup.policy import MonitorRule
-from agentcgroup.sources import Emptied, Event, Execed, Exited, Forked, HintSeen, HintUnread, Lost, Waited
+from agentcgroup.sources import Emptied, Event, Execed, Exited, Forked, HintSeen, HintUnread, Left, Lost, Waited
 from agentcgroup.sources.choice import open_source
 from agentcgroup.sources.connector import Connector
 from agentcgroup.sources.monitor import Monitor
@@ -293,3 +293,26 @@ def test_without_the_object_the_connector_takes_over_and_says_why(tmp_path: Path
     assert isinstance(source, Connector)
     assert "can't be opened" in words
     source.close()
+
+
+def test_who_is_moved_out_by_anothers_hand_is_told_with_the_place_it_left_and_so_is_its_end(ear: Ear) -> None:
+    agent = subprocess.Popen(
+        ["sh", "-c", 'echo 0 >"$0/cgroup.procs"; exec sh -c "read x; exit 3"', str(ear.agent)], stdin=subprocess.PIPE
+    )
+    ear.listen()
+    cgroup.add(ear.leaf, agent.pid)
+    inner = subprocess.Popen(
+        ["sh", "-c", 'echo 0 >"$0/cgroup.procs"; (read x; exit 0); true', str(ear.leaf)], stdin=subprocess.PIPE
+    )
+    ear.listen()
+    assert not [event for event in ear.said if isinstance(event, Left)]
+    (child,) = (int(pid) for pid in Path(f"/proc/{inner.pid}/task/{inner.pid}/children").read_text().split())
+    for pid in (agent.pid, child):
+        cgroup.add(ear.leaf.parent, pid)
+    left = [event for event in ear.listen() if isinstance(event, Left)]
+    assert left == [Left(cgroup.number(ear.leaf), agent.pid), Left(cgroup.number(ear.leaf), child)]
+    for process in (inner, agent):
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+    assert [event.status for event in ear.listen() if isinstance(event, Exited) and event.pid == agent.pid] == [3 << 8]

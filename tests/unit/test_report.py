@@ -56,6 +56,11 @@ def test_a_leaking_agent_and_ignored_hints_are_mentioned() -> None:
     assert "reached its memory cap" not in summary()
 
 
+def test_who_left_its_place_is_mentioned() -> None:
+    line = "1.0 process 7 (su) left its place, moved to user.slice/x by a login: taken back"
+    assert f"note: {line}" in summary(log=(line,))
+
+
 def test_statuses_in_words() -> None:
     assert [exit_words(status) for status in (0, 256, 9, None)] == ["0", "1", "SIGKILL", "?"]
 

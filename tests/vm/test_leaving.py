@@ -1,0 +1,39 @@
+"""Processes that leave a session by another's hand: a user's service manager.  What root does by hand: tests/kernel."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.vm.daemon import as_user, daemon, history, status, until
+
+pytestmark = pytest.mark.one_kernel
+
+WHERE = "sleep 2; cat /proc/self/cgroup"
+
+
+def test_a_users_service_manager_takes_nobody_out_of_his_session(users: tuple[str, str], hog: str, tmp_path: Path) -> None:
+    user = users[0]
+    number = subprocess.run(["id", "-u", user], capture_output=True, text=True, check=True).stdout.strip()
+    subprocess.run(["loginctl", "enable-linger", user], check=True)
+    until("the user's manager", lambda: Path(f"/run/user/{number}/bus").exists())
+    leave = f"XDG_RUNTIME_DIR=/run/user/{number} exec systemd-run --user --scope"
+    everyones = shutil.copy(hog, f"/tmp/hog-{tmp_path.name}")  # what pytest made is root's alone
+    calls = (f'{leave} bash -c "{WHERE}"', f'{leave} bash -c "sleep 1; {everyones} 300 20"')
+    agent = ["bash", "-c", "".join(f"x=$(bash -c '{call}' 2>&1); echo \"$x\"; " for call in calls)]
+    try:
+        (tmp_path / "policy.yaml").write_text("version: 1\ndefault: {memory: 64M}\n")
+        with daemon(tmp_path, "--policy", str(tmp_path / "policy.yaml")):
+            words = as_user(user, "run", "--name", "scoped", "--memory", "600M", "--", *agent)
+            with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/") as run:
+                notes = until("the note", lambda: status("scoped").get("notes"))
+                out, err = run.communicate(timeout=240)
+            assert "by a user's service manager: taken back" in notes[0]
+            assert "agentcgroup-scoped.scope/tools/tool-" in out, (out, err)
+            assert "left its place, moved to user.slice/" in err
+            stopped = [call for call in history("scoped") if any("stopped" in deed["what"] for deed in call["deeds"])]
+            assert len(stopped) == 1, (out, err)
+            assert "agentcgroup: this command was stopped" in out
+    finally:
+        subprocess.run(["loginctl", "disable-linger", user], check=False)
