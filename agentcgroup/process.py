@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 
 from agentcgroup.hints import VARIABLE
+from agentcgroup.remote_memory import read, slurp
 
 _KCMP = {"x86_64": 312, "aarch64": 272}
 _KCMP_FILE = 0
@@ -54,27 +55,10 @@ class Facts:
         return self.pid == self.sid
 
 
-def _slurp(path: str, limit: int = 65536) -> bytes | None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        chunks = []
-        while limit > 0 and (chunk := os.read(descriptor, min(limit, 65536))):
-            chunks.append(chunk)
-            limit -= len(chunk)
-        return b"".join(chunks)
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-
-
 def facts(pid: int, stdio_of: int) -> Facts | None:
     """What the boundary rules want to know; ``stdio_of`` is a process that holds the session's own stdio."""
-    status = _slurp(f"/proc/{pid}/stat")
-    line = _slurp(f"/proc/{pid}/cmdline")
+    status = slurp(f"/proc/{pid}/stat")
+    line = read(pid, "cmdline")
     if not status or not line:
         return None
     # The command's name, in parentheses, may hold anything, parentheses and blanks included.
@@ -82,7 +66,7 @@ def facts(pid: int, stdio_of: int) -> Facts | None:
     argv = tuple(os.fsdecode(word) for word in line.rstrip(b"\0").split(b"\0"))
     streams = (_link(f"/proc/{pid}/fd/0"), _link(f"/proc/{pid}/fd/1"), _link(f"/proc/{pid}/fd/2"))
     keeps = all(_is_kept(pid, number, stdio_of, streams[number]) for number in (1, 2))
-    names = variable_names(_slurp(f"/proc/{pid}/environ", LARGEST_ENVIRONMENT) or b"")
+    names = variable_names(read(pid, "environ", LARGEST_ENVIRONMENT) or b"")
     cwd, exe = _link(f"/proc/{pid}/cwd"), _link(f"/proc/{pid}/exe")
     return Facts(pid, int(fields[1]), int(fields[3]), argv, cwd, keeps, exe, streams, names)
 
@@ -110,14 +94,8 @@ def variable_names(environment: bytes) -> frozenset[str]:
 
 def parent(pid: int) -> int | None:
     """The parent's pid."""
-    status = _slurp(f"/proc/{pid}/stat")
+    status = slurp(f"/proc/{pid}/stat")
     return int(status[status.rindex(b")") + 2 :].split()[1]) if status else None
-
-
-def owner(pid: int) -> int | None:
-    """The user whose process it is (the real one: ``/proc/PID`` is root's where it may not be dumped); None when it is gone."""
-    lines = (_slurp(f"/proc/{pid}/status") or b"").splitlines()
-    return next((int(line.split()[1]) for line in lines if line.startswith(b"Uid:")), None)
 
 
 def children(pid: int) -> list[int]:
@@ -125,13 +103,13 @@ def children(pid: int) -> list[int]:
     found: list[int] = []
     with contextlib.suppress(OSError):
         for thread in os.scandir(f"/proc/{pid}/task"):
-            found += map(int, (_slurp(f"{thread.path}/children") or b"").split())
+            found += map(int, (slurp(f"{thread.path}/children") or b"").split())
     return found
 
 
 def started_s(pid: int) -> float | None:
     """When a process was born (CLOCK_MONOTONIC, seconds, to a hundredth); None when it is gone."""
-    status = _slurp(f"/proc/{pid}/stat")
+    status = slurp(f"/proc/{pid}/stat")
     if not status:
         return None
     since_boot_s = int(status[status.rindex(b")") + 2 :].split()[19]) / os.sysconf("SC_CLK_TCK")
@@ -140,13 +118,13 @@ def started_s(pid: int) -> float | None:
 
 def command_line(pid: int) -> tuple[str, ...]:
     """The words of a process's command line; empty when it is gone."""
-    line = _slurp(f"/proc/{pid}/cmdline")
+    line = read(pid, "cmdline")
     return tuple(os.fsdecode(word) for word in line.rstrip(b"\0").split(b"\0")) if line else ()
 
 
 def variables(pid: int, *names: str) -> dict[str, str]:
     """Values of some variables of the environment a process was started with."""
-    environment = _slurp(f"/proc/{pid}/environ", LARGEST_ENVIRONMENT)
+    environment = read(pid, "environ", LARGEST_ENVIRONMENT)
     found = {}
     for name in names:
         start = b"\0" + os.fsencode(name) + b"="

@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from itertools import islice
 
-from agentcgroup import process
+from agentcgroup import remote_memory
 
 DISCARDED = "/dev/null"
 MOST_GIVEN_UP = 8
@@ -197,7 +197,7 @@ os._exit(0)
 
 async def _write_elsewhere(one: Stream, pidfd: int, data: bytes, deadline: float) -> bool:
     """Write in a process that may hang; it is killed at the deadline, and not waited for."""
-    owner = process.owner(one.pid)
+    owner = remote_memory.owner(one.pid)
     if owner is None or list(_given_up.values()).count(owner) >= MOST_GIVEN_UP:
         return False
     reads, writes = os.pipe()

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, get_args
 
-from agentcgroup import __version__, background, streams
+from agentcgroup import __version__, background, remote_memory, streams
 from agentcgroup.errors import AgentCgroupError, errno_words
 from agentcgroup.history import store
 from agentcgroup.model import Kind
@@ -71,11 +71,14 @@ def collect(shown: Callable[[str], str]) -> Iterator[Any]:
     from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily
 
     yield InfoMetricFamily("agentcgroup_build", "The version that runs.", {"version": __version__})
-    yield GaugeMetricFamily(
-        "agentcgroup_hanging_writes",
-        "Processes of the daemon in a write that may hang, to a tool call's stream.",
-        streams.given_up(),
+    hanging = GaugeMetricFamily(
+        "agentcgroup_hanging",
+        "What the daemon has begun and may hang: writes to tool calls' streams, reads of processes.",
+        labels=["what"],
     )
+    hanging.add_metric(["write"], streams.given_up())
+    hanging.add_metric(["read"], remote_memory.given_up())
+    yield hanging
     yield of_failures(background.failures())
     yield from of_sessions({**one, "session": shown(one["session"])} for one in status.sessions())
     with contextlib.suppress(AgentCgroupError), store.reading(store.FILE) as history:

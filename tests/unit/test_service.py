@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from agentcgroup import background, streams
+from agentcgroup import background, remote_memory, streams
 from agentcgroup.classify import SMALLEST_BUDGET_BYTES
 from agentcgroup.errors import AgentCgroupError
 from agentcgroup.model import CallRecord, Deed
@@ -100,10 +100,11 @@ def test_the_calls_that_were_counted_are_on_the_page() -> None:
     assert page["agentcgroup_tool_call_peak_bytes_count", (of,)] == 3
 
 
-def test_writes_that_may_hang_are_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writes_and_reads_that_may_hang_are_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "given_up", lambda: 3)
+    monkeypatch.setattr(remote_memory, "given_up", lambda: 4)
     page = exposed(*itertools.islice(metrics.collect(str), 2))
-    assert page["agentcgroup_hanging_writes", ()] == 3
+    assert [page["agentcgroup_hanging", (("what", what),)] for what in ("write", "read")] == [3, 4]
 
 
 def test_what_failed_beside_the_main_path_is_counted_on_the_page() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from agentcgroup import process, streams
+from agentcgroup import remote_memory, streams
 
 HOLDER = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -119,7 +119,7 @@ def test_one_users_hanging_streams_take_nothing_from_another_user(monkeypatch: p
     monkeypatch.setattr(streams, "_is_local_file", lambda one: False)
 
     async def tell(user: int) -> bool:
-        monkeypatch.setattr(process, "owner", lambda pid: user)
+        monkeypatch.setattr(remote_memory, "owner", lambda pid: user)
         with open(tmp_path / "far", "wb") as opened, holder(opened.fileno()) as (pid, pidfd):
             one = streams.stream(pid, 2)
             assert one is not None
