@@ -184,7 +184,7 @@ def witness() -> Iterator[Witness]:
     def watch() -> None:
         while not eye.stop.is_set():
             eye.look()
-            time.sleep(0.01)
+            time.sleep(0.03)
 
     thread = threading.Thread(target=watch)
     thread.start()

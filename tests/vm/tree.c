@@ -23,8 +23,8 @@ static void note(const char *file, const char *tag)
 	int fd;
 
 	/* Late is measured elsewhere, this is about never. */
-	for (int tries = 0; tries < 600 && !strstr(cgroup, "/tools/"); tries++) {
-		usleep(100000);
+	for (int tries = 0; tries < 300 && !strstr(cgroup, "/tools/"); tries++) {
+		usleep(300000); /* hundreds that look more often keep the processors from whoever is to place them */
 		where(cgroup, sizeof(cgroup));
 	}
 	snprintf(line, sizeof(line), "%s %d %s\n", tag, getpid(), cgroup);
