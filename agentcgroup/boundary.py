@@ -29,6 +29,11 @@ A wrong guess is mended when the evidence comes (``evidence``): a "call" that st
    own; else where several run in another shell than ``sh``, those that ``sh`` runs are.  A bare program is the agent's own if this
    agent starts shells with text (save one that leads a session: its shell has become it), else the model's.
 
+A program may be over, or may have become another, before anybody reads /proc: its arguments are then what the kernel told at its start
+(the BPF monitor does, up to 2 KiB).  Of one that is over, nothing else is known: a shell's text is the model's if it is within what
+the policy knows the agent to put around it (``unwrap``).  Where not even the arguments are known, it is the agent's own if this agent
+starts bare programs beside its shells, else the model's.
+
 A program that starts a shell with a text (a sandbox) counts as that shell.  8 and 9 are decided again for earlier commands when more
 of the agent's habits is known (``habits``), and for a command whose root becomes another program, by the variables that it has then.
 """
@@ -171,13 +176,18 @@ def whose(policy: Policy, child: Facts, parent: AgentProcess) -> Verdict:
     """Whose command it is (rules 6 to 9); what is learnt of the agent's habits is kept in ``parent.habits``."""
     rule, habits, shape = _rule_of(policy, parent), parent.habits, shape_of(child, parent.names)
     talks = shape.text is None and child.is_piped
-    if not talks:
+    if talks:
+        habits.saw_program()
+    else:
         habits.learn(shape)
     line = shlex.join(child.argv[:_MOST_WORDS])[:_LONGEST_LINE]
     if rule and any(re.search(pattern, line) for pattern in rule.own):
         return Verdict("own", f"own command of {rule.name}")
     if rule and any(re.search(pattern, line) for pattern in rule.helpers):
         return Verdict("helper", f"helper of {rule.name}")
+    wraps = rule.unwrap if rule and shape.text is not None and child.has_ended else []
+    if wraps and not any(re.search(pattern, shape.text or "") for pattern in wraps):
+        return Verdict("own", "without what the agent puts around the model's commands, and over before more could be looked at")
     if talks:
         role: Role = "own" if habits.starts_shells or parent.verdict.agent else "tool"
         return Verdict(role, f"{program(parent.argv)} talks with it", sure=False)

@@ -27,7 +27,8 @@ class Shape:
     """What there is to see of a command: its program's name, the ``text`` of its shell (None: a bare program).
 
     ``leads``: it leads a session of its own.  ``names`` are the variables that the agent itself does not have; ``inherits`` is False
-    where the agent handed on nothing of its own environment, so that variables say nothing.
+    where the agent handed on nothing of its own environment, so that variables say nothing.  ``seen``: False where it ended before it
+    could be looked at.
     """
 
     program: str
@@ -35,6 +36,10 @@ class Shape:
     leads: bool
     names: frozenset[str]
     inherits: bool = True
+    seen: bool = True
+
+
+UNSEEN = Shape("", None, False, frozenset(), inherits=False, seen=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ class Known:
     leaders: bool
     other_shell: bool
     texts: bool
+    keeps_house: bool
     own_programs: frozenset[str]
 
 
@@ -65,6 +71,7 @@ class Habits:
     _any_text: bool = False
     _bare: dict[str, int] = field(default_factory=dict)
     """How often it started programs before its first shell."""
+    _all_bare: int = 0
     _known: tuple[int, Known] | None = None
 
     @property
@@ -72,10 +79,15 @@ class Habits:
         """Whether it was seen to start a shell with a text."""
         return self._any_text
 
+    def saw_program(self) -> None:
+        """A bare program was seen, be it one that the agent talks with."""
+        self._all_bare = min(self._all_bare + 1, SEEN_OFTEN)
+
     def learn(self, shape: Shape) -> None:
         """One more command was seen."""
         names = frozenset(name for name in shape.names if not _GENERAL.fullmatch(name))
         if shape.text is None:
+            self.saw_program()
             if len(self._not_signs) < _MOST_NAMES:
                 self._not_signs |= names
             if not self._any_text and (shape.program in self._bare or len(self._bare) < _MOST_TEXTS):
@@ -93,7 +105,7 @@ class Habits:
 
     def known(self) -> Known:
         """What can be said by now; the same object until there is more to say."""
-        size = hash((self.named, self._any_text, len(self._not_signs), len(self._leading), len(self._in_other_shells),
+        size = hash((self.named, self._any_text, self._all_bare, len(self._not_signs), len(self._leading), len(self._in_other_shells),
                      sum(self._bare.values()), sum(map(len, self._with.values()))))  # fmt: skip
         if self._known is None or self._known[0] != size:
             self._known = size, self._what_is_known()
@@ -105,7 +117,8 @@ class Habits:
             seen = {name: texts for name, texts in seen.items() if len(texts & self._leading) >= SEEN_OFTEN}
         return Known(
             self.named, frozenset(seen), len(self._leading) >= SEEN_OFTEN, len(self._in_other_shells) >= _OFTEN,
-            self._any_text, frozenset(name for name, times in self._bare.items() if times >= _OFTEN),
+            self._any_text, self._any_text and self._all_bare >= SEEN_OFTEN,
+            frozenset(name for name, times in self._bare.items() if times >= _OFTEN),
         )  # fmt: skip
 
 
@@ -116,6 +129,9 @@ def _note(texts: set[int], text: int) -> None:
 
 def whose(known: Known, shape: Shape) -> tuple[Kind, str]:
     """Whose a command is, and by which sign."""
+    if not shape.seen:
+        # A shell with a text takes longer than git's answer to a poll.
+        return ("own" if known.keeps_house else "tool"), "ended before it could be looked at"
     signs = known.named or known.variables
     if signs and shape.inherits:
         carried = sorted(signs & shape.names)

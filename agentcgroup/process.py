@@ -9,7 +9,7 @@ import errno
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentcgroup.hints import VARIABLE
 from agentcgroup.remote_memory import read, slurp
@@ -45,6 +45,11 @@ class Facts:
     names: frozenset[str] = frozenset()
 
     @property
+    def has_ended(self) -> bool:
+        """Whether nothing was left to look at: only the arguments are known, from the start (``at_start``)."""
+        return not self.sid
+
+    @property
     def is_piped(self) -> bool:
         """Whether somebody talks with it: stdin and stdout are pipes or sockets."""
         return all(one.startswith(("pipe:", "socket:")) for one in self.streams[:2])
@@ -63,7 +68,7 @@ def facts(pid: int, stdio_of: int) -> Facts | None:
         return None
     # The command's name, in parentheses, may hold anything, parentheses and blanks included.
     fields = status[status.rindex(b")") + 2 :].split()
-    argv = tuple(os.fsdecode(word) for word in line.rstrip(b"\0").split(b"\0"))
+    argv = words_of(line)
     streams = (_link(f"/proc/{pid}/fd/0"), _link(f"/proc/{pid}/fd/1"), _link(f"/proc/{pid}/fd/2"))
     keeps = all(_is_kept(pid, number, stdio_of, streams[number]) for number in (1, 2))
     names = variable_names(read(pid, "environ", LARGEST_ENVIRONMENT) or b"")
@@ -116,10 +121,27 @@ def started_s(pid: int) -> float | None:
     return since_boot_s - (time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic())
 
 
+def at_start(pid: int, argv: tuple[str, ...], now: Facts | None) -> Facts | None:
+    """The facts of a process that was started with ``argv``, where that is known; ``now`` is what /proc shows a moment later.
+
+    By then a shell may have become the program that it was to run, or all may be over.
+    """
+    if not argv:
+        return now
+    if now is None:
+        return Facts(pid, 0, 0, argv, "", keeps_stdio=False)
+    is_still = now.exe.rpartition("/")[2] == argv[0].rpartition("/")[2]
+    return now if now.argv == argv else replace(now, argv=argv, exe=now.exe if is_still else "")
+
+
+def words_of(line: bytes) -> tuple[str, ...]:
+    """A command line's words, from how the kernel keeps it."""
+    return tuple(os.fsdecode(word) for word in line.rstrip(b"\0").split(b"\0")) if line else ()
+
+
 def command_line(pid: int) -> tuple[str, ...]:
     """The words of a process's command line; empty when it is gone."""
-    line = read(pid, "cmdline")
-    return tuple(os.fsdecode(word) for word in line.rstrip(b"\0").split(b"\0")) if line else ()
+    return words_of(read(pid, "cmdline") or b"")
 
 
 def variables(pid: int, *names: str) -> dict[str, str]:

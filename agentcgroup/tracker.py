@@ -8,11 +8,11 @@ call.  Membership follows forks, so neither setsid nor a double fork leaves a ca
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentcgroup import evidence
 from agentcgroup.boundary import AgentProcess, Verdict, carried_signs, first_verdict, judge, shape_of
-from agentcgroup.habits import Habits, Shape, whose
+from agentcgroup.habits import UNSEEN, Habits, Shape, whose
 from agentcgroup.policy import Policy
 from agentcgroup.process import Facts
 from agentcgroup.text import clean_argv
@@ -68,11 +68,16 @@ _MOST_UNSURE = 4096
 
 @dataclass(slots=True)
 class _Unsure:
-    """A call whose kind may be decided again: who started it, what the rules looked at, and what they said."""
+    """A call whose kind may be decided again: who started it, what the rules looked at, and what they said.
+
+    ``by_policy``: an own command of a known agent, unless its root turns out to have been another program before.
+    """
 
     parent: AgentProcess
     shape: Shape
     verdict: Verdict
+    argv: tuple[str, ...] = ()
+    by_policy: bool = False
 
 
 class Tracker:
@@ -145,7 +150,10 @@ class Tracker:
         if origin is None:
             return None
         if facts is None:
-            return self._begin(pid, Verdict("tool", "ended before it could be looked at"), None, at_ns)
+            verdict = Verdict(*whose(origin.habits.known(), UNSEEN), sure=False)
+            begun = self._begin(pid, verdict, None, at_ns)
+            self._may_change(begun.call, _Unsure(origin, UNSEEN, verdict))
+            return begun
         if origin.pid == pid:
             if origin.starter is None or facts.exe == origin.exe:
                 self._became(origin, facts)
@@ -162,11 +170,9 @@ class Tracker:
             begun = self._begin(pid, verdict, facts, at_ns)
             if (found := evidence.candidate(self._policy, verdict, facts, origin)) is not None:
                 self._candidates[begun.call] = found
-            shape = shape_of(facts, origin.names)
-            if not verdict.sure and not (facts.is_piped and shape.text is None):
-                self._unsure[begun.call] = _Unsure(origin, shape, verdict)
-                if len(self._unsure) > _MOST_UNSURE:
-                    self._unsure.popitem(last=False)
+            shape, by_policy = shape_of(facts, origin.names), verdict.sure and verdict.role == "own"
+            if (by_policy or not verdict.sure) and not (facts.is_piped and shape.text is None):
+                self._may_change(begun.call, _Unsure(origin, shape, verdict, facts.argv, by_policy))
             if before != origin.habits.known():
                 self._decide_again(origin.habits)
             return begun
@@ -180,6 +186,11 @@ class Tracker:
             origin.handed_on += 1
         return None
 
+    def _may_change(self, call: int, unsure: _Unsure) -> None:
+        self._unsure[call] = unsure
+        if len(self._unsure) > _MOST_UNSURE:
+            self._unsure.popitem(last=False)
+
     def is_unsure_root(self, pid: int) -> bool:
         """Whether the process is the root of a call whose kind may be decided again: what it becomes is of interest."""
         return self._roots.get(pid) in self._unsure
@@ -192,14 +203,22 @@ class Tracker:
             return
         habits, now = unsure.parent.habits, shape_of(facts, unsure.parent.names)
         before = habits.known()
-        if carried_signs(self._policy, facts.names, unsure.parent) and unsure.shape.text is not None:
-            rule = next(one for one in self._policy.agents if one.name == unsure.parent.verdict.agent)
-            habits.named = frozenset(rule.calls.environment)
-        elif not unsure.shape.inherits and now.text is not None:
-            habits.learn(now)
-        elif unsure.shape.inherits:
-            return  # it had its variables from the start; what its text adds says nothing of the agent
-        unsure.shape = Shape(unsure.shape.program, unsure.shape.text, now.leads, now.names, now.inherits)
+        if facts.argv == unsure.argv and unsure.shape.text is None and unsure.shape.leads:
+            # What was looked at was this program already, and its process had started another before: a shell that ran it in its own place.
+            unsure.shape, unsure.by_policy = replace(unsure.shape, text=""), False
+        elif not unsure.shape.seen:
+            unsure.shape = now
+        elif unsure.by_policy:
+            return
+        else:
+            if carried_signs(self._policy, facts.names, unsure.parent) and unsure.shape.text is not None:
+                rule = next(one for one in self._policy.agents if one.name == unsure.parent.verdict.agent)
+                habits.named = frozenset(rule.calls.environment)
+            elif not unsure.shape.inherits and now.text is not None:
+                habits.learn(now)
+            elif unsure.shape.inherits:
+                return  # it had its variables from the start; what its text adds says nothing of the agent
+            unsure.shape = Shape(unsure.shape.program, unsure.shape.text, now.leads, now.names, now.inherits)
         if before == habits.known():
             self._decide_one_again(self._roots[pid], unsure)
         else:
@@ -212,6 +231,8 @@ class Tracker:
                 self._decide_one_again(call, unsure)
 
     def _decide_one_again(self, call: int, unsure: _Unsure) -> None:
+        if unsure.by_policy:
+            return
         known = unsure.parent.habits.known()
         verdict = Verdict(*whose(known, unsure.shape), sure=False)
         if verdict.role != unsure.verdict.role:

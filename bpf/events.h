@@ -8,6 +8,7 @@
 #define AGENTCGROUP_EVENTS_H
 
 #define HINT_BYTES 128
+#define ARGS_BYTES 2048
 
 /* What a record tells; `pid` and `amount` by kind. */
 enum event_kind {
@@ -42,6 +43,14 @@ struct event {
 	__u32 folded;  /* records of this cgroup that were left out since the last one */
 	enum event_flag flags;
 	char hint[HINT_BYTES];
+};
+
+/* A program started in the agent domain: whose it is must be known although it may have ended before anybody can read /proc. */
+struct started {
+	struct event event;  /* EVENT_EXEC */
+	__u32 args_bytes;    /* 0: more than there is room for, or not to be read */
+	__u32 padding;
+	char args[ARGS_BYTES];
 };
 
 /* What a cgroup is to us. */

@@ -94,6 +94,7 @@ struct list_head {
 };
 
 struct mm_struct {
+	unsigned long arg_start, arg_end;
 	unsigned long env_start;
 	unsigned long env_end;
 };

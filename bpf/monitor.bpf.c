@@ -69,6 +69,21 @@ static __always_inline bool is_told(__u32 pid, __u64 exec_id)
 	return entry && entry->exec_id == exec_id;
 }
 
+static __always_inline struct event *begin_started(struct task_struct *task, __u32 pid)
+{
+	struct started *started = (void *)begin_sized(EVENT_EXEC, cgroup_of(task), pid, sizeof(*started));
+	unsigned long from = BPF_CORE_READ(task, mm, arg_start);
+	__u64 bytes = BPF_CORE_READ(task, mm, arg_end) - from;
+
+	if (!started)
+		return NULL;
+	started->padding = 0;
+	if (bytes > ARGS_BYTES || bpf_probe_read_user(started->args, bytes, (void *)from))
+		bytes = 0;
+	started->args_bytes = bytes;
+	return &started->event;
+}
+
 static __always_inline void execed(struct task_struct *task, bool again)
 {
 	struct place *place = place_of(task);
@@ -99,7 +114,7 @@ static __always_inline void execed(struct task_struct *task, bool again)
 		if (!may_tell(place, search.found || asked_for ? EVENT_EXEC : EVENT_GROWTH))
 			return;
 	}
-	event = begin(EVENT_EXEC, cgroup_of(task), pid);
+	event = place->role == PLACE_AGENT ? begin_started(task, pid) : begin(EVENT_EXEC, cgroup_of(task), pid);
 	if (event) {
 		event->flags = search.unread ? EVENT_UNREAD : 0;
 		bpf_probe_read_kernel_str(event->hint, sizeof(event->hint), hint);

@@ -18,7 +18,7 @@ const volatile struct settings settings SEC(".rodata.settings") = {};
 struct counts counts; /* all of .bss */
 
 /* Nothing else names its type in the object, where a test looks for it. */
-const struct event *const declared SEC(".rodata.declared") = NULL;
+const struct started *const declared SEC(".rodata.declared") = NULL;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -60,7 +60,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 20);
+	__uint(max_entries, 2 << 20);
 } records SEC(".maps");
 
 static __always_inline struct place *place_of(struct task_struct *task)
@@ -111,12 +111,12 @@ static __always_inline void give_processor(void)
 
 /* A record, filled in except for what its kind adds; NULL when there is no room.  Until it is submitted, nobody
  * takes the processor away: all records behind it would wait for a tool call that has to wait itself. */
-static __always_inline struct event *begin(__u32 kind, __u64 cgroup, __u32 pid)
+static __always_inline struct event *begin_sized(__u32 kind, __u64 cgroup, __u32 pid, __u64 bytes)
 {
 	struct event *event;
 
 	keep_processor();
-	event = bpf_ringbuf_reserve(&records, sizeof(*event), 0);
+	event = bpf_ringbuf_reserve(&records, bytes, 0);
 	__sync_fetch_and_add(&counts.made, 1);
 	if (!event) {
 		__sync_fetch_and_add(&counts.lost, 1);
@@ -133,6 +133,11 @@ static __always_inline struct event *begin(__u32 kind, __u64 cgroup, __u32 pid)
 	event->flags = 0;
 	event->hint[0] = 0;
 	return event;
+}
+
+static __always_inline struct event *begin(__u32 kind, __u64 cgroup, __u32 pid)
+{
+	return begin_sized(kind, cgroup, pid, sizeof(struct event));
 }
 
 static __always_inline void submit(struct event *event)

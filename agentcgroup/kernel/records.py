@@ -145,6 +145,7 @@ BUCKETS = 32
 SETTINGS = struct.Struct("=2Q")
 COUNTS = struct.Struct("=4Q")
 RECORD = struct.Struct("=4Q4I128s")
+STARTED = struct.Struct(f"={RECORD.size}s2I2048s")
 PLACE = struct.Struct("=3Q4I11Q")
 TRACKED = struct.Struct("=2IQ")
 GRANT = struct.Struct("=Q2I")

@@ -101,8 +101,8 @@ class Follower:
         if self._tracker.is_agent(event.pid):
             self._agent_execed(event)
         elif (call := self._tracker.call_of(event.pid) or self._calls.placement.call_in(event.cgroup)) is not None:
-            self._calls.said.execed(call, event.pid)
-            self._look_inside(call, event.pid)
+            self._calls.said.execed(call, event.pid, event.argv)
+            self._look_inside(call, event)
         elif event.cgroup == self._agent_cgroup and self._is_not_elsewhere(event.pid):
             self._find_place(event.pid, event.at_ns)
             if self._tracker.is_agent(event.pid):
@@ -181,11 +181,11 @@ class Follower:
             # A shell whose own start was not told, perhaps; then this belongs to its call.
             self._catch_up(forker)
             if (call := self._tracker.call_of(event.pid)) is not None:
-                self._calls.said.execed(call, event.pid)
+                self._calls.said.execed(call, event.pid, event.argv)
                 return
         # What was seen long ago may be over, and its number another's by now.
         there = time.monotonic_ns() < event.at_ns + _OLD_NS or self._is_in_agent_domain(event.pid)
-        facts = process.facts(event.pid, self.stdio_of) if there else None
+        facts = process.at_start(event.pid, event.argv, process.facts(event.pid, self.stdio_of) if there else None)
         before = len(self._tracker.launched)
         begun = self._tracker.execed(event.pid, facts, event.at_ns)
         if begun is not None:
@@ -197,12 +197,14 @@ class Follower:
             taken = self._tracker.launched[-1]
             self._log(f"process {taken.pid} taken for the agent: {taken.verdict.why}")
 
-    def _look_inside(self, call: int, pid: int) -> None:
+    def _look_inside(self, call: int, event: Execed) -> None:
         """A program was started inside a call: it may tell whose the call is."""
-        if self._tracker.is_unsure_root(pid) and (facts := process.facts(pid, self.stdio_of)) is not None:
-            self._tracker.replaced(pid, facts)
-            self._calls.decided_again()
-        self._started_inside(call, pid)
+        if self._tracker.is_unsure_root(event.pid):
+            facts = process.at_start(event.pid, event.argv, process.facts(event.pid, self.stdio_of))
+            if facts is not None:
+                self._tracker.replaced(event.pid, facts)
+                self._calls.decided_again()
+        self._started_inside(call, event.pid)
 
     def _started_inside(self, call: int, pid: int) -> bool:
         """A program was started inside a call: where that shows that the call is the agent's runtime, it is treated as that."""

@@ -31,14 +31,20 @@ class Said:
         self._live, self._sees_inside = live, sees_inside
         self._command_known, self._step, self._log = command_known, step, log
         self._complained: set[str] = set()
-        self._execs: deque[tuple[int, int]] = deque()
+        self._execs: deque[tuple[int, int, tuple[str, ...]]] = deque()
         self._hints: deque[tuple[int, str]] = deque()
         self._unread: deque[tuple[int, int]] = deque()
         self._looked: deque[float] = deque(maxlen=_MOST_LOOKS)
 
-    def execed(self, call: int, pid: int) -> None:
-        """A process of a call started a program: its environment may hold a hint, and it may be the awaited command."""
-        self._execs.append((call, pid))
+    def execed(self, call: int, pid: int, argv: tuple[str, ...]) -> None:
+        """A process of a call started a program: its environment may hold a hint, and it may be the awaited command.
+
+        ``argv``: its arguments, where the source told them.
+        """
+        self._execs.append((call, pid, argv))
+        live = self._live.get(call)
+        if live is not None and not live.record.argv and pid == live.record.pid:
+            live.record.argv = argv  # the call may be over before ``settle``
 
     def hint_seen(self, call: int, text: str) -> None:
         """The kernel saw a hint at a program's start."""
@@ -51,9 +57,9 @@ class Said:
     def settle(self) -> None:
         """Look at what was told."""
         while self._execs:
-            call, pid = self._execs.popleft()
+            call, pid, argv = self._execs.popleft()
             if (live := self._live.get(call)) is not None:
-                self._look_at(live, pid)
+                self._look_at(live, pid, argv)
         while self._hints:
             call, text = self._hints.popleft()
             if call in self._live:
@@ -70,9 +76,9 @@ class Said:
         self._looked.append(now_s)
         return True
 
-    def _look_at(self, live: Live, pid: int) -> None:
+    def _look_at(self, live: Live, pid: int, argv: tuple[str, ...]) -> None:
         if live.awaits_command and pid == live.record.pid:
-            self._command(live, process.command_line(pid))
+            self._command(live, argv or process.command_line(pid))
         if not self._sees_inside:
             self.hinted(live, process.hint_text(pid))
 

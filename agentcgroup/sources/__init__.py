@@ -25,11 +25,12 @@ class Forked(NamedTuple):
 
 
 class Execed(NamedTuple):
-    """A process started a program."""
+    """A process started a program; ``argv``: its arguments, empty where the source does not know them."""
 
     pid: int
     at_ns: int
     cgroup: int = 0
+    argv: tuple[str, ...] = ()
 
 
 class Exited(NamedTuple):

@@ -20,9 +20,24 @@ from pathlib import Path
 from agentcgroup.cgroup import CgroupError, number
 from agentcgroup.kernel import libbpf, maps
 from agentcgroup.kernel.files import object_path
-from agentcgroup.kernel.records import COUNTS, GRANT, PLACE, RECORD, SETTINGS, TRACKED, Flag, Kind, Place, Record, Role, Settings
+from agentcgroup.kernel.records import (
+    COUNTS,
+    GRANT,
+    PLACE,
+    RECORD,
+    SETTINGS,
+    STARTED,
+    TRACKED,
+    Flag,
+    Kind,
+    Place,
+    Record,
+    Role,
+    Settings,
+)
 from agentcgroup.kernel.records import Counts as RecordCounts
 from agentcgroup.policy import MonitorRule
+from agentcgroup.process import words_of
 from agentcgroup.sources import (
     Counts,
     Emptied,
@@ -58,6 +73,14 @@ def _is_needless(program: str) -> bool:
     return program.startswith(_AGAIN) and int(os.uname().release.split(".")[0]) < 7
 
 
+def _arguments(data: bytes) -> tuple[str, ...]:
+    """The arguments of a program, where a record holds them."""
+    if len(data) < STARTED.size:
+        return ()
+    _, length, _, args = STARTED.unpack_from(data)
+    return words_of(args[:length])
+
+
 class Monitor(Source):
     """The BPF monitor of one daemon.  Closing it, or the death of the process, takes it out of the kernel."""
 
@@ -68,7 +91,7 @@ class Monitor(Source):
         self,
         rule: MonitorRule,
         path: Path | None = None,
-        ring_bytes: int = 1 << 20,
+        ring_bytes: int = 2 << 20,
         kept: Mapping[str, Mapping[str, list[int]]] | None = None,
     ) -> None:
         """``kept``: what monitors of earlier processes left (``to_keep``), by their names; one that is like this one would be is gone on
@@ -184,7 +207,7 @@ class Monitor(Source):
 
     def _record(self, data: bytes) -> None:
         """One record of the kernel as the events it stands for."""
-        record = Record._make(RECORD.unpack(data))
+        record = Record._make(RECORD.unpack_from(data))
         lag = time.monotonic_ns() - record.at_ns
         self._received += 1
         self._lag_sum_ns += lag
@@ -193,7 +216,7 @@ class Monitor(Source):
         if kind == Kind.FORK:
             deliver(Forked(record.pid, record.amount, record.at_ns, record.cgroup))
         elif kind == Kind.EXEC:
-            deliver(Execed(record.pid, record.at_ns, record.cgroup))
+            deliver(Execed(record.pid, record.at_ns, record.cgroup, _arguments(data)))
             if hint := record.hint.split(b"\0", 1)[0]:
                 deliver(HintSeen(record.cgroup, record.pid, hint.decode(errors="replace")))
             elif record.flags & Flag.UNREAD:

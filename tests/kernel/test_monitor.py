@@ -77,6 +77,13 @@ def test_births_programs_and_ends_in_the_agent_domain_are_told_in_order(ear: Ear
     assert all(0 <= time.monotonic_ns() - event.at_ns < 60e9 for event in said if isinstance(event, Forked | Execed | Exited))
 
 
+def test_a_program_is_told_with_its_arguments_though_it_is_over_when_that_is_read(ear: Ear) -> None:
+    ear.run(ear.agent, "sh", "-c", "/bin/true; exec echo it\\'s '' over")
+    ear.run(ear.agent, "true", "x" * 3000)
+    told = [event.argv for event in ear.listen() if isinstance(event, Execed)]
+    assert told == [("sh", "-c", "/bin/true; exec echo it\\'s '' over"), ("/bin/true",), ("echo", "it's", "", "over"), ()]
+
+
 @pytest.mark.parametrize("left_out", [{"on_fork", "on_exec", "on_exit"}, set()], ids=["alone", "beside the first"])
 def test_a_second_program_tells_what_the_first_one_was_left_out_for(left_out: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the kernel leaves one out cannot be chosen: here it is always, or never."""

@@ -69,3 +69,16 @@ def test_what_is_read_out_of_a_processs_memory_is_read_by_one_that_may_hang(monk
     assert process.facts(os.getpid(), os.getpid()) is None
     assert process.command_line(os.getpid()) == ()
     assert process.variables(os.getpid(), "PATH") == {}
+
+
+def test_what_a_program_was_started_with_counts_and_not_what_it_has_become() -> None:
+    shell, git = ("bash", "-c", "git status"), ("git", "status")
+    became = process.Facts(7, 1, 7, git, "/w", False, "/usr/bin/git", ("/dev/null", "pipe:[1]", "pipe:[2]"), frozenset({"PATH"}))
+    found = process.at_start(7, shell, became)
+    assert found is not None
+    assert (found.argv, found.exe, found.leads_session, found.names) == (shell, "", True, frozenset({"PATH"}))
+    gone = process.at_start(7, shell, None)
+    assert gone is not None and gone.argv == shell
+    assert process.at_start(7, (), became) is became
+    assert process.at_start(7, git, became) is became
+    assert process.at_start(7, (), None) is None

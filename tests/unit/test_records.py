@@ -45,6 +45,7 @@ def offsets(layout: struct.Struct) -> list[int]:
     ("of", "name", "layout", "fields"),
     [
         ("monitor", "event", records.RECORD, records.Record._fields),
+        ("monitor", "started", records.STARTED, ("event", "args_bytes", "padding", "args")),
         ("monitor", "place", records.PLACE, records.Place._fields),
         ("monitor", "tracked", records.TRACKED, ("released", "padding", "exec_id")),
         ("monitor", "grant", records.GRANT, ("ask_at_bytes", "asked", "padding")),

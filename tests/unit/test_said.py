@@ -35,3 +35,15 @@ def test_what_was_done_to_a_call_is_kept_within_bounds_and_its_end_always() -> N
     row = row_of(record)
     assert len(json.dumps(row)) < 40_000
     assert deed_words(row["deeds"]).endswith("stopped (memory)")
+
+
+def test_the_command_of_a_call_that_is_over_when_it_is_looked_at_is_what_the_kernel_told() -> None:
+    """Its first program's arguments were too long to be told; a later one's were not."""
+    live = Live(CallRecord(1, 7, (), 0.0))
+    calls = {1: live}
+    said = Said(calls, True, lambda one: None, lambda event: None, lambda text: None)
+    for pid, argv in ((7, ()), (8, ("sleep", "1")), (7, ("bash", "-c", "echo over")), (7, ("echo", "over"))):
+        said.execed(1, pid, argv)
+    del calls[1]
+    said.settle()
+    assert live.record.argv == ("bash", "-c", "echo over")

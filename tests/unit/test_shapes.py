@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from agentcgroup.policy import load_policy
-from agentcgroup.process import Facts
+from agentcgroup.process import Facts, at_start
 from agentcgroup.tracker import Tracker
 
 POLICY = load_policy()
@@ -18,7 +18,7 @@ KINDS = {"n": "/dev/null", "p": "pipe:[{}]", "s": "socket:[{}]", "f": "/tmp/{}.o
 
 @dataclass(frozen=True)
 class Seen:
-    """One program that the agent starts.  ``then``: what its process becomes, and the variables it has then."""
+    """One program that the agent starts.  ``then``: what its process becomes, and the variables it has then; ``gone``: before it is looked at."""
 
     whose: str
     argv: tuple[str, ...]
@@ -26,6 +26,7 @@ class Seen:
     leads: bool = False
     names: tuple[str, ...] = ()
     inherits: bool = True
+    gone: bool = False
     then: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
     times: int = 1
 
@@ -49,6 +50,9 @@ CLAUDE = [
     Seen("own", text("/bin/bash -c -l", "SNAPSHOT_FILE=/h/x; declare -f > $SNAPSHOT_FILE"), "sss", names=("CLAUDECODE",)),
     *model("/bin/bash -c", "sff", True, "CLAUDECODE", "CLAUDE_CODE_CHILD_SESSION", *EVERYWHERE, wrap=SNAPSHOT),
     Seen("own", ("/usr/bin/git", "status"), "sss", names=EVERYWHERE),
+    Seen("own", text("/bin/bash -c", "env"), gone=True),
+    Seen("tool", text("/bin/bash -c", SNAPSHOT.format("ls")), gone=True),
+    Seen("own", (), gone=True),
 ]
 SIGNS = ("CODEX_TOOL_CALL_ID", "PAGER")
 CODEX = [
@@ -63,12 +67,21 @@ CODEX = [
         for command in ("ls -la", "git status", "pytest -x")
     ),
     Seen("own", ("git", "-c", "a=b", "config"), "npp", times=3),
+    # Its first program's arguments were too long for the kernel to tell, and it was over at once.
+    Seen("tool", (), gone=True, then=((text("/bin/bash -c", "echo over"), ()),)),
 ]  # fmt: skip
 OPENCODE = [
     Seen("own", ("git", "rev-parse", "--git-dir"), "nss", True, ("OPENCODE",), times=9),
     Seen("own", ("python3", "mcp.py"), "sss", names=("OPENCODE",)),
+    Seen("own", (), gone=True, times=3),
+    Seen("own", ("git", "status"), gone=True, times=3),
     *model("/usr/bin/bash -c", "nss", True, "OPENCODE"),
+    # Shells that ran the command in their own place before they were looked at.
+    Seen("tool", ("git", "status"), "nss", True, ("OPENCODE",), then=((("git", "status"), ("OPENCODE",)),)),
+    Seen("tool", ("ls", "-la"), "nss", True, ("OPENCODE",), then=((("ls", "-la"), ("OPENCODE",)),)),
     Seen("own", ("git", "add", "."), "sss", True, ("OPENCODE",), times=9),
+    Seen("own", (), gone=True, times=3),
+    Seen("own", ("git", "status"), gone=True, times=3),
     Seen("own", ("pgrep", "-P", "7"), "nss", True, ("OPENCODE",)),
 ]
 POLLS_BY_SH = [
@@ -86,9 +99,14 @@ MARKED = [
     Seen("own", text("/bin/sh -c", "ps -o ppid= -p 7"), "sss", names=("MY_MODEL",)),
 ]
 NO_SHELLS = [Seen("tool", ("python3", "x.py"), "npp"), Seen("tool", ("make", "test"), "npp"), Seen("tool", ("./run",), "npp")]
+ONLY_SHELLS = [
+    *model("/bin/sh -c", "npp", True),
+    Seen("tool", (), gone=True),
+    Seen("tool", text("/bin/sh -c", "true"), gone=True),
+]
 AGENTS = {
     "claude": CLAUDE, "codex": CODEX, "opencode": OPENCODE,
-    "polls by sh": POLLS_BY_SH, "marks its calls": MARKED, "starts no shells": NO_SHELLS,
+    "polls by sh": POLLS_BY_SH, "marks its calls": MARKED, "starts no shells": NO_SHELLS, "starts only shells": ONLY_SHELLS,
 }  # fmt: skip
 
 
@@ -112,7 +130,8 @@ def test_whose_each_command_of_an_agent_is(name: str) -> None:
     for seen in (one for one in AGENTS[name] for _ in range(one.times)):
         pid += 1
         tracker.forked(ROOT, pid, 1)
-        begun = tracker.execed(pid, facts(pid, seen.argv, seen.streams, seen.leads, seen.names, seen.inherits), 1)
+        found = None if seen.gone else facts(pid, seen.argv, seen.streams, seen.leads, seen.names, seen.inherits)
+        begun = tracker.execed(pid, at_start(pid, seen.argv, found), 1)
         if begun is None:
             assert seen.whose == "agent"
             continue
@@ -120,7 +139,9 @@ def test_whose_each_command_of_an_agent_is(name: str) -> None:
         assert not (tracker.is_candidate(begun.call) and seen.whose == "tool" and name != "starts no shells"), seen
         for argv, names in seen.then:
             if tracker.is_unsure_root(pid):
-                tracker.replaced(pid, facts(pid, argv, seen.streams, True, names))
+                became = None if seen.gone else facts(pid, argv, seen.streams, True, names)
+                if (now := at_start(pid, argv, became)) is not None:
+                    tracker.replaced(pid, now)
         whose.update({call: verdict.kind for call, verdict in tracker.decided_again})
         tracker.decided_again.clear()
     assert whose == expected
