@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from agentcgroup import background
-from agentcgroup.errors import AgentCgroupError, fault_words
+from agentcgroup.errors import AgentCgroupError
 from agentcgroup.history import store
 from agentcgroup.history.store import FILE
 from agentcgroup.history.writer import Writer
@@ -28,6 +28,7 @@ from agentcgroup.service import contained, explain, metrics
 from agentcgroup.service.chosen import first_policy, read_policy
 from agentcgroup.service.contained import Container
 from agentcgroup.service.docker import ENGINES, Engine
+from agentcgroup.service.guardian import Guardian
 from agentcgroup.service.notify import forget, keep, kept, log, notify, watchdog_s
 from agentcgroup.service.orders import ASKED, LONGEST_ORDER, Explain, Order, Question, admit, check_processes
 from agentcgroup.service.served import Plan, Served, left_by_another
@@ -35,7 +36,6 @@ from agentcgroup.session import places
 from agentcgroup.session.callers import CALLERS
 from agentcgroup.session.control import peer
 from agentcgroup.session.embedded import check_machine
-from agentcgroup.session.front import fork
 from agentcgroup.session.start import host_memory
 from agentcgroup.sources import Source
 from agentcgroup.sources.choice import Choice, open_source
@@ -64,7 +64,7 @@ def run(options: Options) -> int:
     policy = first_policy(options.policy, lambda text: log(text, "error"))
     address = metrics.parse_address(options.metrics)
     check_machine()
-    _fork_guardian()
+    guardian = Guardian()
     lock = arbiter.take_over()
     # Each session has some descriptors; systemd's unit allows many, a shell's usual limit is for few.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -79,7 +79,7 @@ def run(options: Options) -> int:
     if isinstance(source, Monitor) and mine not in left:
         keep(mine, source.to_keep())
     try:
-        asyncio.run(Daemon(policy, options, words).serve(source, address))
+        asyncio.run(Daemon(policy, options, words).serve(source, address, guardian))
     finally:
         os.close(lock)
     return 0
@@ -100,7 +100,7 @@ class Daemon:
         self._hub: Hub
         self._writer = Writer(FILE, policy.history.keep, policy.history.size, _complain)
 
-    async def serve(self, source: Source, address: metrics.Address | None) -> None:
+    async def serve(self, source: Source, address: metrics.Address | None, guardian: Guardian) -> None:
         """Until SIGTERM or SIGINT; SIGHUP reads the policy again."""
         loop = asyncio.get_running_loop()
         background.watch(loop, _complain)
@@ -122,9 +122,11 @@ class Daemon:
             places.DAEMON_SOCKET.chmod(0o666)  # who asks is checked by what the kernel says of the peer
             notify("READY=1\nSTATUS=governing")
             beating = background.start("the watchdog's beat", _beat(), _complain)
+            guarded = background.start("the guardian's beat", guardian.beat(), _complain)
             await self._over.wait()
             notify("STOPPING=1")
             beating.cancel()
+            guarded.cancel()
             self._hub.pause()
             for engine in engines:
                 engine.close()
@@ -300,24 +302,3 @@ async def _beat() -> None:
     while every_s is not None:
         notify("WATCHDOG=1")
         await asyncio.sleep(every_s)
-
-
-def _fork_guardian() -> None:
-    """A process that only waits for this one's death, and lets everything go then that nobody governs any more."""
-    waits, _ = os.pipe()
-    if fork("the daemon's guardian"):
-        os.close(waits)
-        return
-    try:
-        os.setsid()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        os.closerange(3, waits)
-        os.closerange(waits + 1, os.sysconf("SC_OPEN_MAX"))
-        Path("/proc/self/comm").write_text("agentcg-guard")
-        os.read(waits, 1)
-        places.clean()
-    except BaseException as error:
-        log(f"the guardian could not let everything go: {fault_words(error)}", "error")
-    finally:
-        os._exit(0)
