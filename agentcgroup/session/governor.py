@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agentcgroup import cgroup, enforce, process
+from agentcgroup import background, cgroup, enforce, process
 from agentcgroup.classify import Budget
 from agentcgroup.command import display
 from agentcgroup.errors import AgentCgroupError
@@ -81,6 +81,7 @@ class Governor:
         kept = marked(layout.top) if subject.adopted else {}
         self.began = float(kept.get("began", time.monotonic()))
         self._priority: Priority = kept.get("priority", subject.priority)
+        self._wished = self._priority
         self._began_at = time.time() - (time.monotonic() - self.began)
         self._log_lines: deque[str] = deque(maxlen=_LOG_LINES)
         self._agent_kills = 0
@@ -210,25 +211,27 @@ class Governor:
             highest = self._subject.policy.users.priority
             if uid and LEVELS[request.priority] < LEVELS[highest]:
                 raise ValueError(f"priority {request.priority} refused: users may have {highest} at most (users: priority)")
-            self._changing = asyncio.create_task(self._change_priority(request.priority, self._changing))
+            self._wished = request.priority
+            if self._changing is None or self._changing.done():
+                self._changing = background.start("a change of priority", self._change_priority(), self.log)
         elif request.call is None:
             raise ValueError(f'which call? {{"op": "{request.op}", "call": 7}} is understood')
         else:
             self.calls.hold(request.call, request.op == "freeze")
 
-    async def _change_priority(self, priority: Priority, earlier: asyncio.Task[None] | None) -> None:
-        if earlier is not None:
-            await asyncio.wait([earlier])  # else the first one's weight could be set last
-        self._priority = priority
-        weight = self._subject.policy.session.cpu_weight[priority]
-        try:
-            # systemd is asked, and waited for.
-            await asyncio.to_thread(self._layout.change_priority, self._subject.budget, priority, weight)
-        except AgentCgroupError as error:
-            self.log(f"its weight and protection stay: {error}")
-        self.calls.change_priority(priority)
-        self._mark()
-        self.log(f"priority is {priority} from now on")
+    async def _change_priority(self) -> None:
+        """To the one that was wished for last; of many wishes, those in between cost nothing."""
+        while self._priority != self._wished:
+            priority = self._priority = self._wished
+            weight = self._subject.policy.session.cpu_weight[priority]
+            try:
+                # systemd is asked, and waited for.
+                await asyncio.to_thread(self._layout.change_priority, self._subject.budget, priority, weight)
+            except AgentCgroupError as error:
+                self.log(f"its weight and protection stay: {error}")
+            self.calls.change_priority(priority)
+            self._mark()
+            self.log(f"priority is {priority} from now on")
 
     # The end
 

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any
 import pytest
 
 from agentcgroup import systemd
-from agentcgroup.classify import split_budget
+from agentcgroup.classify import Budget, split_budget
 from agentcgroup.history.writer import Writer
+from agentcgroup.model import Priority
 from agentcgroup.policy import load_policy
 from agentcgroup.service import daemon
 from agentcgroup.service.orders import LONGEST_ORDER
@@ -187,3 +189,35 @@ def test_a_session_answers_whatever_it_is_asked_and_its_call_is_governed_afterwa
     (call,) = status["calls"]
     assert (call["call"], call["command"], call["class"]) == (1, "make all", "build")
     assert call["limit_bytes"] == int((layout.tools / "tool-1/memory.high").read_text())
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_of_many_wishes_for_another_priority_the_last_one_is_carried_out_and_few_others(
+    governed: tuple[Path, Subject, Layout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd is asked for each: a user's requests must not pile up there."""
+    folder, subject, layout = governed
+    go, changed = threading.Event(), list[str]()
+
+    def change(budget: Budget, priority: Priority, weight: int) -> None:
+        go.wait(20)
+        changed.append(priority)
+
+    monkeypatch.setattr(layout, "change_priority", change)
+
+    async def main() -> None:
+        governor = Governor(subject, layout, Watched(), "folders", lambda rule: None)
+        await governor.start(lambda: None)
+        for priority in ("low", "normal", "low", "normal") * 5:
+            answer = await ask(str(folder / CONTROL_SOCKET), b'{"op":"priority","priority":"%s"}\n' % priority.encode())
+            assert json.loads(answer) == {"done": "priority"}
+        await ask(str(folder / CONTROL_SOCKET), b'{"op":"priority","priority":"low"}\n')
+        go.set()
+        while b'"priority": "low"' not in await ask(str(folder / CONTROL_SOCKET), b'{"op":"status"}\n') or not changed:
+            await asyncio.sleep(0.01)
+        await governor.let_all_go()
+        await governor.close()
+
+    asyncio.run(main())
+    assert 1 <= len(changed) <= 2
+    assert changed[-1] == "low"
