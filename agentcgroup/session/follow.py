@@ -62,6 +62,7 @@ class Follower:
         self.agent_status: int | None = None
         self._read_again_ns = 0
         self.strays = Strays(layout.top, self._home_of, self._came_back, log)
+        self._is_to_read_again = False
         calls.is_the_agent = self._is_the_agent
         self._on: dict[type[Event], Callable[[Any], None]] = {
             Forked: self._forked,
@@ -173,8 +174,10 @@ class Follower:
         self._catch_up(event.pid)
 
     def _lost(self, _: Lost) -> None:
-        self._log("process events were lost: reading the session again")
-        self._later(self.resync)
+        if not self._is_to_read_again:
+            self._log("process events were lost: reading the session again")
+            self._is_to_read_again = True
+            self._later(self.resync)
 
     def _agent_execed(self, event: Execed) -> None:
         if (forker := self._tracker.forked_by(event.pid)) is not None:
@@ -246,6 +249,7 @@ class Follower:
 
     def resync(self) -> None:
         """Read anew where the session's processes are, when that can be read: the way back from lost events."""
+        self._is_to_read_again = False
         try:
             self._read_again()
         except (cgroup.CgroupError, OSError) as error:

@@ -27,6 +27,7 @@ from agentcgroup.session.agent_memory import AgentMemory
 from agentcgroup.session.calls import Calls
 from agentcgroup.session.control import Request, listen
 from agentcgroup.session.follow import Follower
+from agentcgroup.session.intake import Intake
 from agentcgroup.session.layout import Layout
 from agentcgroup.session.marks import mark, marked
 from agentcgroup.session.places import leaves_in, lift
@@ -40,7 +41,6 @@ from agentcgroup.tracker import Tracker
 
 _QUIET_S = 0.02
 """No event for this long after the agent's exit: what it did last has arrived."""
-_LOOK_AGAIN_S = 0.5
 _LOG_LINES = 1000
 
 
@@ -85,8 +85,6 @@ class Governor:
         self._began_at = time.time() - (time.monotonic() - self.began)
         self._log_lines: deque[str] = deque(maxlen=_LOG_LINES)
         self._agent_kills = 0
-        self._look_at = 0.0
-        self._look_again: asyncio.TimerHandle | None = None
         self._watcher = Watcher()
         self._tracker = Tracker(subject.policy, subject.stub)
         self._recorder = Recorder(subject.policy.history, layout, self.began, int(kept.get("id", 0)), writer, self.log)
@@ -103,6 +101,7 @@ class Governor:
             self.drain, asyncio.get_running_loop().call_soon, self.log,
         )  # fmt: skip
         self._agent_memory = AgentMemory(layout.agent, subject.budget, subject.stub, self.log)
+        self._intake = Intake(source, self.follower.deliver, self.calls.placement, self.calls.settle)
         self._server: asyncio.Server
         self._changing: asyncio.Task[None] | None = None
         self._sharing: asyncio.Task[None]
@@ -159,26 +158,7 @@ class Governor:
 
     def drain(self) -> None:
         """Take in what waits in the source, and do what it calls for."""
-        self._take_in()
-        if self._source.sees_inside:
-            # What the kernel left out is noticed with the next record; the last ones have none after them.
-            self._look_at = time.monotonic() + _LOOK_AGAIN_S
-            if self._look_again is None:
-                self._look_again = asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._drain_again)
-
-    def _drain_again(self) -> None:
-        self._look_again, left_s = None, self._look_at - time.monotonic()
-        if left_s > 0:
-            self._look_again = asyncio.get_running_loop().call_later(left_s, self._drain_again)
-        else:
-            self._take_in()
-
-    def _take_in(self) -> None:
-        """Take in all events that wait; processes of calls are placed, and calls get what they need."""
-        self._source.drain(self.follower.deliver)
-        while self.calls.placement.fetch():
-            self._source.drain(self.follower.deliver)
-        self.calls.settle()
+        self._intake.drain()
 
     def _agent_memory_event(self, text: str | None) -> None:
         kills = next((int(line.split()[1]) for line in (text or "").splitlines() if line.startswith("oom_kill ")), 0)
@@ -288,8 +268,7 @@ class Governor:
         """Govern no more."""
         self._source.on_ready(None)
         self._agent_memory.stop()
-        if self._look_again is not None:
-            self._look_again.cancel()
+        self._intake.close()
         self._server.close()
         await self.calls.close()
         self._layout.drop_spares()

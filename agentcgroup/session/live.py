@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +75,7 @@ class Placement:
         """``score``: the oom_score_adj of calls."""
         self._live, self._layout, self._tracker, self._log = live, layout, tracker, log
         self._sees_inside, self.score = sees_inside, score
-        self._late: deque[tuple[int, int]] = deque()
+        self._late: OrderedDict[tuple[int, int], None] = OrderedDict()
         self._by_cgroup: dict[int, int] = {}
         self.placed: Callable[[Path, int], None] = lambda leaf, pid: None
         """Told of every process that was put into a leaf."""
@@ -103,9 +103,9 @@ class Placement:
 
     def misplaced(self, call: int, pid: int) -> None:
         """A process of a call may be outside its leaf."""
-        if (live := self._live.get(call)) is not None:
+        if (live := self._live.get(call)) is not None and (call, pid) not in self._late:
             live.misplaced += 1
-            self._late.append((call, pid))
+            self._late[call, pid] = None
 
     def fetch(self) -> bool:
         """Look at one process that may be misplaced, and put it into its call's leaf; False when none was left.
@@ -115,7 +115,7 @@ class Placement:
         """
         if not self._late:
             return False
-        call, pid = self._late.popleft()
+        (call, pid), _ = self._late.popitem(last=False)
         live = self._live.get(call)
         if live is None:
             return True
@@ -182,7 +182,7 @@ class Placement:
 
     def leave_alone(self, live: Live) -> None:
         """Put nobody into the call's leaf any more."""
-        self._late = deque((call, pid) for call, pid in self._late if call != live.record.call)
+        self._late = OrderedDict.fromkeys(late for late in self._late if late[0] != live.record.call)
         live.misplaced = 0
 
     def gone(self, live: Live) -> None:

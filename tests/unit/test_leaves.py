@@ -214,3 +214,13 @@ def test_all_threads_are_given_though_some_end_meanwhile(monkeypatch: pytest.Mon
     for thread in (*threads, late):
         thread.join()
     assert ids <= set(asked) and len(asked) == len(set(asked))
+
+
+def test_a_process_is_late_once_however_often_that_is_said(session: Session) -> None:
+    call = session.call(1)
+    for _ in range(2):
+        session.placement.misplaced(1, 101)
+    assert call.misplaced == 1
+    assert session.placement.fetch()
+    assert not session.placement.fetch()
+    assert call.misplaced == 0

@@ -2,7 +2,7 @@
 
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,7 +15,7 @@ from agentcgroup.process import Facts
 from agentcgroup.session.calls import Calls
 from agentcgroup.session.follow import Follower
 from agentcgroup.session.layout import Layout
-from agentcgroup.sources import Forked
+from agentcgroup.sources import Forked, Lost
 from agentcgroup.tracker import Begin, Tracker
 from tests.unit.folders import Folders, Watched, folders
 
@@ -30,6 +30,7 @@ class Heard:
         self.begun: list[Begin] = []
         self._leaves = leaves
         self.placement = SimpleNamespace(call_in=lambda _: None, join=lambda _: None, misplaced=lambda *_: None)
+        self.share = SimpleNamespace(ask_again=lambda: None)
 
     def begin(self, begun: Begin, there: bool = True) -> None:
         self.begun.append(begun)
@@ -46,6 +47,8 @@ class Heard:
     def decided_again(self) -> None: ...
 
     def news(self, event: object) -> None: ...
+
+    def check_all(self) -> None: ...
 
 
 @pytest.fixture
@@ -66,16 +69,19 @@ def layout(folders: Folders, orphan: tuple[int, int], monkeypatch: pytest.Monkey
     return made
 
 
-def hear(layout: Layout, tracker: Tracker, heard: Heard, event: Forked) -> None:
+def follow(layout: Layout, tracker: Tracker, heard: Heard) -> tuple[Follower, list[Callable[[], object]]]:
+    """A follower, and what it wants to be done later."""
+    later: list[Callable[[], object]] = []
     tracker.execed(AGENT, Facts(AGENT, 1, 1, ("node", "agent.js"), "/", True), 1)
-    Follower(
-        tracker, cast(Calls, cast(Any, heard)), Watched(), layout, AGENT, AGENT, False, lambda: None, lambda do: None, print
-    ).deliver(event)  # fmt: skip
+    follower = Follower(
+        tracker, cast(Calls, cast(Any, heard)), Watched(), layout, AGENT, AGENT, False, lambda: None, later.append, print
+    )  # fmt: skip
+    return follower, later
 
 
 def test_an_orphan_of_an_unknown_parent_is_no_part_of_the_agent(layout: Layout, orphan: tuple[int, int]) -> None:
     tracker, heard = Tracker(load_policy(), AGENT), Heard({})
-    hear(layout, tracker, heard, Forked(*orphan, time.monotonic_ns()))
+    follow(layout, tracker, heard)[0].deliver(Forked(*orphan, time.monotonic_ns()))
     assert [begun.pid for begun in heard.begun] == [orphan[1]]
     assert not tracker.knows(orphan[0])
 
@@ -85,7 +91,17 @@ def test_an_orphan_that_runs_what_a_call_runs_is_of_that_call(layout: Layout, or
         leaf = layout.tools / "tool-1"
         (leaf / "cgroup.procs").write_text(f"{other.pid}\n")
         tracker, heard = Tracker(load_policy(), AGENT), Heard({1: leaf})
-        hear(layout, tracker, heard, Forked(*orphan, time.monotonic_ns()))
+        follow(layout, tracker, heard)[0].deliver(Forked(*orphan, time.monotonic_ns()))
         other.kill()
     assert heard.begun == []
     assert tracker.call_of(orphan[1]) == 1
+
+
+def test_a_session_is_read_again_once_however_many_losses_are_told_before(layout: Layout) -> None:
+    follower, later = follow(layout, Tracker(load_policy(), AGENT), Heard({}))
+    follower.deliver(Lost())
+    follower.deliver(Lost())
+    (read_again,) = later
+    read_again()
+    follower.deliver(Lost())
+    assert later == [read_again, read_again]
