@@ -51,6 +51,7 @@ class Intake:
             self._take_in()
 
     def _take_in(self) -> None:
+        self._source.unfinished(True)
         self._source.drain(self._deliver)
         self._place()
 
@@ -63,6 +64,7 @@ class Intake:
                 break
             self._source.drain(self._deliver)  # a new call's root comes first: each moment that it waits, it forks more of these
         self._settle()
+        self._source.unfinished(self._next_turn is not None)
 
     def _go_on(self) -> None:
         self._next_turn = None

@@ -171,6 +171,9 @@ class Source:
     def acted(self, position: int) -> None:
         """What was drained before ``position`` has had its effect: a reader that comes after this one need not have it again."""
 
+    def unfinished(self, is_so: bool) -> None:
+        """Whether something is still to be done that what was drained calls for: until it is, that has not had its effect."""
+
     def when_acted(self, do: Callable[[], object]) -> None:
         """Do something when no reader that comes after this one will have again what was drained until now."""
         do()

@@ -162,13 +162,16 @@ class Part(Source):
         self.sees_inside, self.sees_memory = hub.source.sees_inside, hub.source.sees_memory
         self._pending: deque[tuple[int, Event]] = deque()
         """Each with where the source was before it."""
+        self._since: int | None = None
+        """Where the source was before the first event that has not had all its effect."""
+        self._unfinished = self._left = False
         self._turn_ends = math.inf
         self._cgroups: set[int] = set()
         self._callback: Callable[[], None] | None = None
         self._called = False
 
     def on_ready(self, callback: Callable[[], None] | None) -> None:
-        self._callback = callback
+        self._callback, self._left = callback, callback is None
         if callback is None:
             self._hub.leave(self, self._cgroups)
         else:
@@ -179,14 +182,24 @@ class Part(Source):
         await self._hub.begun.wait()
 
     def close(self) -> None:
+        self._left = True
         self._hub.leave(self, self._cgroups)
         self._hub.came(self)
 
     def take(self, event: Event) -> None:
         """An event of this session; whoever drains is called once for all that come together."""
         self._pending.append((self._hub.before, event))
-        self._hub.is_behind(self, self._pending[0][0])
+        self._say_how_far()
         self._call_soon()
+
+    def unfinished(self, is_so: bool) -> None:
+        self._unfinished = is_so
+        self._say_how_far()
+
+    def _say_how_far(self) -> None:
+        if not self._unfinished or self._since is None:
+            self._since = self._pending[0][0] if self._pending else None
+        self._hub.is_behind(self, None if self._left else self._since)
 
     def _call_soon(self) -> None:
         if self._pending and not self._called and self._callback is not None:
@@ -211,7 +224,7 @@ class Part(Source):
             deliver(self._pending.popleft()[1])
             if time.monotonic() > self._turn_ends:
                 break
-        self._hub.is_behind(self, self._pending[0][0] if self._pending else None)
+        self._say_how_far()
 
     def when_acted(self, do: Callable[[], object]) -> None:
         self._hub.when_acted(do)

@@ -200,6 +200,35 @@ def test_the_source_is_told_how_far_all_have_acted_and_never_further(steps: list
         asyncio.run(run())
 
 
+def test_what_a_session_has_not_finished_is_told_to_the_next_reader_again_unless_the_session_is_over() -> None:
+    async def run() -> list[int]:
+        feed, told = Feed(), list[int]()
+        hub = Hub(feed)
+        hub.all_known()
+        part = hub.part()
+        part.watch_call(Path("/etc"))
+
+        def drain() -> None:
+            part.unfinished(True)
+            part.drain(lambda event: None)
+
+        part.on_ready(drain)
+        steps: list[Callable[[], object]] = [
+            partial(part.unfinished, False), list, partial(part.on_ready, None), partial(part.unfinished, True)
+        ]  # fmt: skip
+        for step in steps:
+            feed.put(Emptied(number(Path("/etc"))))
+            await asyncio.sleep(0.05)
+            told.append(feed.told)
+            step()
+        hub.acted()
+        hub.close()
+        return [*told, feed.told]
+
+    # The second event tells how far the first one came; when the session is over, all is done with.
+    assert asyncio.run(run()) == [0, 1, 1, 4, 4]
+
+
 def test_a_session_with_much_to_take_in_does_not_keep_the_others_waiting() -> None:
     async def run() -> list[str]:
         feed, order = Feed(), list[str]()
