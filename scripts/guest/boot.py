@@ -24,17 +24,20 @@ TIMED_OUT = 124
 TRY_AGAIN = 75
 """Exit code when software emulation broke the guest (EX_TEMPFAIL of sysexits.h): see ``lost_race``."""
 PROBE_SECONDS = 10
+SIMPLE_CPU = "Nehalem"
+"""The wide vector registers of newer processors, which C libraries then use, are emulated slowly: a quarter of the time is theirs."""
 
 
 @dataclass(frozen=True)
 class Guest:
-    """What to boot: kernel series, memory (QEMU's notation), processors, time limit in seconds."""
+    """What to boot: kernel series, memory and kind of processor (QEMU's notation), processors, time limit in seconds."""
 
     kernel: str = "7.3"
     memory: str = "3G"
     cpus: int = 2
     timeout: float = 1800
     out: Path | None = None
+    cpu: str = SIMPLE_CPU
     extra: list[tuple[Path, str]] = field(default_factory=list)
     """Further host files or folders to be seen in the guest as ``/job/<name>``."""
 
@@ -71,8 +74,8 @@ def _disks(guest: Guest, command: list[str] | None, work: Path) -> list[str]:
     return arguments
 
 
-def accelerator(image: Path) -> list[str]:
-    """KVM where it has run this image's kernel on this boot of the machine, else software emulation.
+def accelerator(image: Path, cpu: str) -> list[str]:
+    """KVM where it has run this image's kernel on this boot of the machine, else software emulation of the processor ``cpu``.
 
     A ``/dev/kvm`` that opens may still not run a stock kernel (nested virtualisation), so one boot
     of the initramfs decides, once per boot of the machine.
@@ -87,8 +90,7 @@ def accelerator(image: Path) -> list[str]:
         say(f"KVM {'works here' if works else 'does not run a stock kernel here: using software emulation (slow)'}")
     if works:
         return ["-accel", "kvm", "-cpu", "host"]
-    # The wide vector registers of newer processors, which C libraries then use, are emulated slowly: a quarter of the time is theirs.
-    return ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "Nehalem"]
+    return ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", cpu]
 
 
 def _kvm_works(image: Path) -> bool:
@@ -110,7 +112,7 @@ def _qemu(guest: Guest, image: Path, work: Path, command: list[str] | None) -> l
     append = "root=/dev/vda console=ttyS0 panic=-1 oops=panic quiet loglevel=4 systemd.show_status=false psi=1"
     append += " random.trust_cpu=on mitigations=off" + ("" if command is None else " systemd.mask=serial-getty@ttyS0.service")
     return [
-        "qemu-system-x86_64", *accelerator(image), "-smp", str(guest.cpus), "-m", guest.memory,
+        "qemu-system-x86_64", *accelerator(image, guest.cpu), "-smp", str(guest.cpus), "-m", guest.memory,
         "-display", "none", "-no-reboot", "-nic", "none", "-object", "rng-random,id=rng,filename=/dev/urandom",
         "-device", "virtio-rng-pci,rng=rng",
         "-kernel", str(kernel / "vmlinuz"), "-initrd", str(kernel / "initrd"), "-append", append,
