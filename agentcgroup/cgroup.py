@@ -197,6 +197,11 @@ def working_set(cgroup: Path) -> int:
     return max(0, int(read(cgroup, "memory.current")) - read_table(cgroup, "memory.stat")["inactive_file"])
 
 
+def tmpfs(cgroup: Path) -> int:
+    """Memory of a cgroup that is shared or files in tmpfs, in bytes: what stays when its processes have ended is files."""
+    return read_table(cgroup, "memory.stat").get("shmem", 0)
+
+
 def processes(cgroup: Path) -> list[int]:
     """Processes directly in a cgroup; empty when the cgroup is gone.  (0 stands for one outside our pid namespace.)
 

@@ -127,10 +127,20 @@ Reason = Literal["memory", "budget", "time", "processes", "kernel", "session", "
 
 
 @dataclass(frozen=True, slots=True)
+class InFiles:
+    """Memory that files in tmpfs take: the call's ``own``, or what ended calls left; ``named`` is the largest ones in words."""
+
+    held: int
+    own: bool
+    named: str
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """What an agent is told of a call.  Bytes, seconds; ``most`` is what a memory hint could get.
 
-    ``left_by``: it is not of the call that is told of it, but of what this earlier command left running.
+    ``left_by``: it is not of the call that is told of it, but of what this earlier command left running.  ``files``: where these are
+    in the way.
     """
 
     reason: Reason
@@ -141,6 +151,7 @@ class Notice:
     expected: int | None = None
     most: int | None = None
     left_by: str = ""
+    files: InFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ LONGEST_BYTES = 4096
 
 def render(notice: Notice, as_json: bool) -> bytes:
     """The feedback as it is written: a few lines, or one line of JSON."""
-    happened, advice = _happened(notice), _advice(notice)
+    happened = " ".join(filter(None, (_happened(notice), _in_files(notice))))
+    advice = _advice(notice)
     if as_json:
         body = {
             "agentcgroup": {
@@ -65,6 +66,15 @@ def _happened(notice: Notice) -> str:
     return f"{stopped}: {ran}." if notice.stopped else f"this command could not start more processes: {ran}."
 
 
+def _in_files(notice: Notice) -> str:
+    """What of the memory is files, which no process gives back when it ends."""
+    if (files := notice.files) is None:
+        return ""
+    whose = "of what it used" if files.own else "of this session's memory, left by earlier commands,"
+    named = f": {files.named}" if files.named else ""
+    return f"{format_size(files.held)} {whose} is files in memory (tmpfs, such as /dev/shm){named}."
+
+
 def _advice(notice: Notice) -> list[str]:
     if notice.left_by:
         return [
@@ -77,6 +87,11 @@ def _advice(notice: Notice) -> list[str]:
     if notice.reason == "processes":
         return ["try fewer parallel jobs (for example -j 2)."]
     advice = ["the agent and its other commands are not affected."] if notice.stopped else []
+    if notice.files:
+        return [
+            *advice,
+            "such files stay in memory until they are removed: remove what is not needed, and keep the rest on a disk.",
+        ]
     narrower = "try a narrower scope: fewer tests, files or parallel jobs at a time"
     if notice.reason in ("budget", "session", "room"):
         return [*advice, narrower + ", or run it again when less else runs."]

@@ -19,6 +19,8 @@ Rank = Literal["stopped", "acted on", "failed", "large", "well"]
 
 LARGE_BYTES = 256 << 20
 """From here on a call is large: more than what an agent takes itself, 185 MB (arXiv 2602.09345)."""
+LEFT_BYTES = 32 << 20
+"""From here on files in memory that a call or a session leaves are worth a word."""
 ROUTINE = "limits set (CPU weight"
 """How a deed begins that is no news: weights follow the share of processors that calls have, many times."""
 STOPPED = ("stopped", "killed by the kernel")

@@ -51,8 +51,12 @@ class Acts:
     share: Share
     live: Mapping[int, Live]
 
-    def __init__(self, log: Callable[[str], None], note: Callable[[CallRecord, Deed], None], began: float) -> None:
-        self._log, self._note, self._began = log, note, began
+    def __init__(
+        self, log: Callable[[str], None], note: Callable[[CallRecord, Deed], None], began: float,
+        explain: Callable[[Live, ctl.Notice], ctl.Notice],
+    ) -> None:  # fmt: skip
+        """``explain`` adds to what a call is told what only its cgroup knows."""
+        self._log, self._note, self._began, self._explain = log, note, began, explain
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping: set[int] = set()
         self._peaks: dict[str, int] = {}
@@ -72,16 +76,17 @@ class Acts:
             self.deed(live, "released", action.why)
         elif isinstance(action, ctl.Tell):
             self.deed(live, "told", action.notice.reason)
-            self.spawn(self._deliver(tell_call, live, action.notice))
-            if action.notice.stopped and self._was_left(live):  # the kernel was faster
-                self.spawn(self._tell_who_waits(live, action.notice))
+            notice = self._explain(live, action.notice)
+            self.spawn(self._deliver(tell_call, live, notice))
+            if notice.stopped and self._was_left(live):  # the kernel was faster
+                self.spawn(self._tell_who_waits(live, notice))
         else:
             if not live.stopped:
                 live.stopped = True
                 self.deed(live, "stopped", action.why)
             if live.record.call not in self._stopping:  # else the one that was begun kills it
                 self._stopping.add(live.record.call)
-                self.spawn(self._stop(live, action.notice))
+                self.spawn(self._stop(live, self._explain(live, action.notice)))
 
     def apply_limits(self, live: Live, limits: Limits) -> None:
         """Give a call's leaf its limits, and tell the host process of it."""

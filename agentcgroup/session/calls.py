@@ -22,10 +22,12 @@ from agentcgroup.enforce import Choice
 from agentcgroup.hints import VARIABLE
 from agentcgroup.loops import Loop
 from agentcgroup.model import CallRecord, CommandClass, Deed, Kind, Priority
+from agentcgroup.notable import LEFT_BYTES
 from agentcgroup.policy import HostRule, Policy
 from agentcgroup.remembered import remembered
 from agentcgroup.schedule import events as ev
 from agentcgroup.session.acts import Acts
+from agentcgroup.session.in_memory import InMemory
 from agentcgroup.session.layout import Layout
 from agentcgroup.session.leftovers import Leftovers
 from agentcgroup.session.live import Live, Placement
@@ -67,13 +69,14 @@ class Calls:
         self._policy, self._budget, self._source = policy, budget, source
         self._layout, self._tracker, self._watcher = layout, tracker, watcher
         self._log, self._began, self._recorder = log, began, recorder
-        self._acts = Acts(log, note, began)
+        self._live: dict[int, Live] = {}
+        self.in_memory = InMemory(layout, self._live, began)
+        self._acts = Acts(log, note, began, self.in_memory.explain)
         self._controller = Controller(policy, budget)
         # Agents repeat themselves: nearly all recorded runs have the same command three times in a row.
         self._class_of = remembered(partial(classify, policy, budget))
         patterns = tuple(pattern for agent in policy.agents for pattern in agent.unwrap)
         self._unwrapped = remembered(lambda argv: unwrap(argv, patterns))
-        self._live: dict[int, Live] = {}
         self.placement = Placement(self._live, layout, tracker, source.sees_inside, _VICTIM_SCORE[priority], log)
         self._timer: asyncio.TimerHandle | None = None
         self._ending = False
@@ -422,6 +425,8 @@ class Calls:
             self._source.forget(live.cgroup_id)
             self._read_final(live, live.leaf)
             self._acts.remember(record)
+            if (record.memory_peak_bytes or 0) >= LEFT_BYTES and (left := self.in_memory.left_by(live)):
+                self._acts.deed(live, *left)
         record.argv = clean_argv(record.argv)  # what is kept of thousands of calls
         self._step(ctl.Ended(call))
         self._recorder.call_ended(record, live.leaf or self._leaf_for_record(call))

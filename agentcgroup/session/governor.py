@@ -85,6 +85,7 @@ class Governor:
         self._began_at = time.time() - (time.monotonic() - self.began)
         self._log_lines: deque[str] = deque(maxlen=_LOG_LINES)
         self._agent_kills = 0
+        self._left: dict[str, Any] = {}
         self._watcher = Watcher()
         self._tracker = Tracker(subject.policy, subject.stub)
         self._recorder = Recorder(subject.policy.history, layout, self.began, int(kept.get("id", 0)), writer, self.log)
@@ -235,6 +236,7 @@ class Governor:
         if left:
             await self._end(left, parts)
         self.calls.end_all()
+        self._left = self.calls.in_memory.at_the_end()
 
     async def _end(self, left: list[int], parts: tuple[Path, ...]) -> None:
         self.log(f"the agent has ended: ending {len(left)} processes that it left")
@@ -285,7 +287,7 @@ class Governor:
             subject.name, subject.argv, self._priority, subject.budget, self._began_at, duration_s,
             agent_status, agent_peak, self._agent_kills, self._source_words, self._source.figures(),
             self.calls.share.enforcer_words, self.calls.share.figures(), self._tracker.launched,
-            self.calls.records, self.calls.loops, list(self._log_lines),
+            self.calls.records, self.calls.loops, self._left, list(self._log_lines),
         )  # fmt: skip
         account.keep(subject.name, report, subject.owner, self._tracker.next_call - 1)
         return report

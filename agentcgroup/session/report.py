@@ -33,9 +33,13 @@ def build_report(
     name: str, argv: Sequence[str], priority: str, budget: "Budget", began_at: float, duration_s: float,
     agent_status: int | None, agent_peak: int | None, agent_kills: int, source: str, source_figures: dict[str, float],
     enforcer: str, figures: "Figures | None",
-    launched: "Sequence[AgentProcess]", records: Sequence[CallRecord], loops: "Sequence[Loop]", log: Sequence[str],
+    launched: "Sequence[AgentProcess]", records: Sequence[CallRecord], loops: "Sequence[Loop]",
+    left: dict[str, Any], log: Sequence[str],
 ) -> dict[str, Any]:  # fmt: skip
-    """Everything about a session as JSON-able data.  Sizes in bytes, times in seconds; ``started`` since the epoch."""
+    """Everything about a session as JSON-able data.  Sizes in bytes, times in seconds; ``started`` since the epoch.
+
+    ``left`` is what it leaves in files in memory (``InMemory.at_the_end``).
+    """
     return {
         "schema": SCHEMA,
         "session": name,
@@ -66,6 +70,7 @@ def build_report(
         },
         "calls": [_call(record) for record in records],
         "loops": [dataclasses.asdict(loop) for loop in loops],
+        "left_in_memory": left,
         "log": list(log),
     }
 
@@ -203,6 +208,10 @@ def _notes(report: dict[str, Any]) -> Iterator[str]:
     for loop in report["loops"]:
         left = f"left {format_size(loop['left_bytes'])} behind, {format_size(loop['reclaimed_bytes'])} reclaimed"
         yield f"loop: {len(loop['calls'])} times {shorten(loop['command'], 60)} (calls {loop['calls'][0]}-{loop['calls'][-1]}), {left}"
+    left = report["left_in_memory"]
+    if left.get("bytes", 0) >= notable.LEFT_BYTES:
+        named = f": {left['files']}" if left["files"] else ""
+        yield f"note: it left {format_size(left['bytes'])} in files in memory (tmpfs, such as /dev/shm), which stay until they are removed{named}"
     told = [line.strip() for line in report["log"] if any(sign in line for sign in _NOTED)]
     yield from (f"note: {line}" for line in told[:_MOST_NOTES])
     if len(told) > _MOST_NOTES:

@@ -44,7 +44,7 @@ class Session:
         self.layout = Layout("x", self.source, top)
         self.live: dict[int, Live] = {}
         self.placement = Placement(self.live, self.layout, Tracker(POLICY, 1), True, 800, print)
-        self.acts = Acts(print, lambda record, deed: None, 0.0)
+        self.acts = Acts(print, lambda record, deed: None, 0.0, lambda live, notice: notice)
         began = ev.SessionBegan("x", "normal", 1 << 30)
         self.acts.share = self.share = Share(
             began, self.tools, "auto", HostRule(), self.source, self.live, self.acts.deed, lambda *_: None, lambda *_: None, print

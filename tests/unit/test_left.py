@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,9 @@ class Session:
     """Calls 1 to 3, each a process that sleeps; they have these as their stdin.  The root of the first one has ended."""
 
     def __init__(self, folders: Folders, stdin: Mapping[int, int], stack: ExitStack) -> None:
-        self.acts = Acts(print, lambda record, deed: None, time.monotonic() - 60)
+        self.files: ctl.InFiles | None = None
+        began = time.monotonic() - 60
+        self.acts = Acts(print, lambda record, deed: None, began, lambda live, notice: replace(notice, files=self.files))
         self.live: dict[int, Live] = {}
         self.acts.live = self.live
         self.leaves: dict[int, Path] = {}
@@ -117,3 +120,14 @@ def test_a_call_whose_root_runs_or_ended_just_now_ends_for_itself(session: Sessi
         session.live[1].record.ended_s = ended_s
         session.do(ctl.Stop(1, NOTICE, "why"))
     assert (session.heard(2), session.heard(3)) == (b"", b"")
+
+
+@pytest.mark.parametrize("action", [ctl.Stop, ctl.Tell])
+def test_a_call_reads_which_files_stand_in_its_way(action: type[ctl.Stop | ctl.Tell], session: Session) -> None:
+    session.files = ctl.InFiles(720 << 20, False, "/dev/shm/a 240M")
+    notice = Notice("budget", True, "default", 100 << 20, 800 << 20)
+    session.do(ctl.Stop(2, notice, "why") if action is ctl.Stop else ctl.Tell(2, notice))
+    said = session.heard(2)
+    assert b"720M of this session's memory, left by earlier commands, is files in memory" in said
+    assert b"/dev/shm/a 240M" in said
+    assert b"narrower scope" not in said

@@ -30,10 +30,10 @@ UNSEEN = CallRecord(2, 201, (), 3.0)
 SERVER = CallRecord(3, 202, ("gopls",), 3.0, kind="helper")
 
 
-def summary(*calls: CallRecord, kills: int = 0, log: tuple[str, ...] = ()) -> str:
+def summary(*calls: CallRecord, kills: int = 0, left: dict[str, Any] | None = None, log: tuple[str, ...] = ()) -> str:
     agent = AgentProcess(100, ("python3", "agent.py"), 1, Verdict("agent", "started by run"))
     report = build_report("s", ["python3", "agent.py"], "normal", BUDGET, 0.0, 5.0, 0, 30 << 20, kills, "test", {}, "cgroup", None, [agent],
-                          calls or [STOPPED, UNSEEN, SERVER], [LOOP], log)  # fmt: skip
+                          calls or [STOPPED, UNSEEN, SERVER], [LOOP], left or {}, log)  # fmt: skip
     out = io.StringIO()
     print_summary(json.loads(json.dumps(report)), out)
     return out.getvalue()
@@ -59,6 +59,12 @@ def test_a_leaking_agent_and_ignored_hints_are_mentioned() -> None:
 def test_who_left_its_place_is_mentioned() -> None:
     line = "1.0 process 7 (su) left its place, moved to user.slice/x by a login: taken back"
     assert f"note: {line}" in summary(log=(line,))
+
+
+def test_what_a_session_left_in_files_in_memory_is_said_where_it_is_much() -> None:
+    words = "note: it left 720M in files in memory (tmpfs, such as /dev/shm), which stay until they are removed: /dev/shm/a 240M"
+    assert words in " ".join(summary(left={"bytes": 720 << 20, "files": "/dev/shm/a 240M"}).split())
+    assert "files in memory" not in summary(left={"bytes": 1 << 20, "files": ""})
 
 
 def test_statuses_in_words() -> None:
@@ -108,7 +114,7 @@ def test_a_hostile_name_stays_in_its_cell() -> None:
 def test_a_report_is_bounded_whatever_the_arguments_are() -> None:
     agent = AgentProcess(100, (EVIL,) * 50, 1, Verdict("agent", EVIL))
     call = CallRecord(1, 1, (EVIL,) * 50, 0.0, cwd=EVIL, command=EVIL)
-    report = build_report("s", [EVIL] * 50, "normal", BUDGET, 0.0, 5.0, 0, None, 0, "t", {}, "c", None, [agent], [call], [], [])  # fmt: skip
+    report = build_report("s", [EVIL] * 50, "normal", BUDGET, 0.0, 5.0, 0, None, 0, "t", {}, "c", None, [agent], [call], [], {}, [])  # fmt: skip
     assert len(json.dumps(report)) < 50_000
     assert len(json.dumps(row_of(call))) < 3_000
     json.dumps(report, ensure_ascii=False).encode()
