@@ -29,6 +29,7 @@ from agentcgroup.service.chosen import first_policy, read_policy
 from agentcgroup.service.contained import Container
 from agentcgroup.service.docker import ENGINES, Engine
 from agentcgroup.service.guardian import Guardian
+from agentcgroup.service.left import Left
 from agentcgroup.service.notify import forget, keep, kept, log, notify, watchdog_s
 from agentcgroup.service.orders import ASKED, LONGEST_ORDER, Explain, Order, Question, admit, check_processes
 from agentcgroup.service.served import Plan, Served, left_by_another
@@ -97,6 +98,7 @@ class Daemon:
         self._callers: Counter[int] = Counter()
         self._over = asyncio.Event()
         self._unlisted = set(ENGINES)
+        self._left = Left()
         self._hub: Hub
         self._writer = Writer(FILE, policy.history.keep, policy.history.size, _complain)
 
@@ -193,7 +195,8 @@ class Daemon:
         log(f"session {plan.name} is taken up", session=plan.name)
         try:
             await served.take_up()
-            await served.run(None)
+            report = await served.run(None)
+            self._left.session_ended(plan.uid, report["left_in_memory"]["bytes"])
         except (AgentCgroupError, OSError) as error:
             log(f"session {plan.name} is not governed any more: {error}", "warning", session=plan.name)
             await served.let_go()
@@ -227,6 +230,7 @@ class Daemon:
             writer.write(json.dumps({"ready": name}).encode() + b"\n")
             log(f"session {name} of user {uid} began", session=name, user=str(uid))
             report = await served.run(reader)
+            self._left.session_ended(uid, report["left_in_memory"]["bytes"])
             await CALLERS.answer(writer, uid, await asyncio.to_thread(_line, {"report": report}))
         except ValidationError as error:
             writer.write(_refusal(f"the order is not understood ({error.errors()[0]['msg']})"))
@@ -251,7 +255,7 @@ class Daemon:
         """What the order asks for, if this user may have it.  Raises AgentCgroupError."""
         check_processes(order, pid, uid)
         theirs = [served.plan.granted for served in self._served.values() if served.plan.uid == uid]
-        granted = admit(self._policy, host_memory(), uid, order, theirs)
+        granted = admit(self._policy, host_memory(), uid, order, theirs, self._left.of(uid))
         folder, lock = places.claim(order.name)
         plan = Plan(order.name, uid, granted.priority, granted.memory, clean_argv(order.argv), order.stub)
         served = self._served[order.name] = Served(plan, folder, lock, self._policy, self._hub.part(), self._words, self._writer)

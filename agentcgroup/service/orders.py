@@ -93,10 +93,11 @@ class Granted:
     memory: int
 
 
-def admit(policy: Policy, host_bytes: int, uid: int, order: Order, theirs: Sequence[Granted]) -> Granted:
+def admit(policy: Policy, host_bytes: int, uid: int, order: Order, theirs: Sequence[Granted], in_files: int = 0) -> Granted:
     """What a user's session gets beside those that the user has.  Raises AgentCgroupError for what is more than the policy allows.
 
-    Root may have anything; a wish that is not said is cut down to what is allowed.
+    Root may have anything; a wish that is not said is cut down to what is allowed.  ``in_files``: memory that files of the user's ended
+    sessions take.
     """
     check_name(order.name)
     memory = order.memory or amount(policy.session.memory, host_bytes)
@@ -114,11 +115,11 @@ def admit(policy: Policy, host_bytes: int, uid: int, order: Order, theirs: Seque
                 )
             priority = rule.priority
         share, taken = amount(rule.memory, host_bytes), sum(one.memory for one in theirs)
-        left = share - taken
+        left = share - taken - in_files
         if memory > left and order.memory:
             raise AgentCgroupError(
                 f"--memory {format_size(memory)} refused",
-                f"of what users may have, {format_size(max(0, left))} is left for user {uid} (users: memory)",
+                f"of what users may have, {format_size(max(0, left))} is left for user {uid} (users: memory){_beside(in_files)}",
                 "ask for less, or end a session",
             )
         memory = min(memory, left)
@@ -126,17 +127,25 @@ def admit(policy: Policy, host_bytes: int, uid: int, order: Order, theirs: Seque
             raise AgentCgroupError(
                 f"no memory is left for another session of user {uid}",
                 f"of its share of {format_size(share)} (users: memory), {len(theirs)} running sessions have {format_size(taken)};"
-                f" {format_size(max(0, left))} is left, and a session needs {format_size(SMALLEST_BUDGET_BYTES)}",
+                f" {format_size(max(0, left))} is left, and a session needs {format_size(SMALLEST_BUDGET_BYTES)}{_beside(in_files)}",
                 "end one of them, or start each with a budget of its own, e.g. --memory"
                 f" {format_size(max(SMALLEST_BUDGET_BYTES, share // 4))}; a session without --memory takes all that is left",
             )
     if memory < SMALLEST_BUDGET_BYTES:
         raise AgentCgroupError(
             f"a budget of {format_size(max(0, memory))} is too small",
-            f"an idle agent and a shell need {format_size(SMALLEST_BUDGET_BYTES)}",
+            f"an idle agent and a shell need {format_size(SMALLEST_BUDGET_BYTES)}{_beside(in_files)}",
             "give more --memory, or end a session",
         )
     return Granted(uid, priority, memory)
+
+
+def _beside(in_files: int) -> str:
+    if not in_files:
+        return ""
+    return (
+        f"; {format_size(in_files)} is taken by files in memory (tmpfs, such as /dev/shm) that ended sessions left: remove them"
+    )
 
 
 def _whose(pid: int) -> tuple[int, int] | None:

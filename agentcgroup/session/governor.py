@@ -85,7 +85,7 @@ class Governor:
         self._began_at = time.time() - (time.monotonic() - self.began)
         self._log_lines: deque[str] = deque(maxlen=_LOG_LINES)
         self._agent_kills = 0
-        self._left: dict[str, Any] = {}
+        self._left: dict[str, Any] = {"bytes": 0, "files": ""}
         self._watcher = Watcher()
         self._tracker = Tracker(subject.policy, subject.stub)
         self._recorder = Recorder(subject.policy.history, layout, self.began, int(kept.get("id", 0)), writer, self.log)

@@ -15,7 +15,11 @@ from agentcgroup.classify import SMALLEST_BUDGET_BYTES
 from agentcgroup.errors import AgentCgroupError
 from agentcgroup.policy import Policy
 from agentcgroup.schedule.scheduler import LEVELS
+from agentcgroup.service.left import Left
 from agentcgroup.service.orders import Granted, Order, admit, check_processes
+from tests.unit.folders import Folders, folders
+
+__all__ = ["folders"]
 
 GIB = 1 << 30
 HOST = 16 * GIB
@@ -36,6 +40,31 @@ def test_a_user_gets_what_is_left_of_its_share() -> None:
     assert admit(POLICY, HOST, 1000, order(), []).memory == 8 * GIB
     assert admit(POLICY, HOST, 1000, order(), [Granted(1000, "low", 6 * GIB)]).memory == 2 * GIB
     assert admit(POLICY, HOST, 1000, order(priority="low", memory=GIB), []) == Granted(1000, "low", GIB)
+
+
+def test_files_that_ended_sessions_left_in_memory_are_taken_from_a_users_share(folders: Folders) -> None:
+    base, left = folders.make("agentcgroup.slice"), Left(folders.top / "agentcgroup.slice")
+    session = folders.make("agentcgroup.slice", "agentcgroup-other.scope")
+    (session / "memory.stat").write_text(f"shmem {GIB}")
+
+    def there(amount: int) -> None:
+        (base / "memory.stat").write_text(f"shmem {GIB + amount}")
+
+    there(6 * GIB)
+    left.session_ended(1000, 2 * GIB)
+    left.session_ended(1000, 4 * GIB)
+    left.session_ended(0, GIB)
+    assert [left.of(uid) for uid in (1000, 1001, 0)] == [6 * GIB, 0, 0]
+    assert admit(POLICY, HOST, 1000, order(), [], left.of(1000)).memory == 2 * GIB
+    with pytest.raises(AgentCgroupError, match=r"6G is taken by files in memory .* that ended sessions left: remove them"):
+        admit(POLICY, HOST, 1000, order(memory=3 * GIB), [], left.of(1000))
+    (session / "memory.stat").unlink()  # it ends at this moment
+    assert left.of(1000) == 6 * GIB
+    (session / "memory.stat").write_text(f"shmem {GIB}")
+    there(0)  # they were removed, and do not come back with what others leave
+    assert left.of(1000) == 0
+    there(5 * GIB)
+    assert left.of(1000) == 0
 
 
 @pytest.mark.parametrize(

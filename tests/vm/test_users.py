@@ -173,3 +173,26 @@ def test_nothing_that_is_said_to_the_socket_harms_the_daemon(users: tuple[str, s
         assert len(list(Path(f"/proc/{one.pid}/fd").iterdir())) < before + 5
         done = subprocess.run(command("--name", "after", agent=["true"]), capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+def test_files_that_a_users_ended_sessions_left_in_memory_count_against_it(users: tuple[str, str], tmp_path: Path) -> None:
+    alice = users[0]
+    (tmp_path / "policy.yaml").write_text(LIMITED)
+    file = Path(f"/dev/shm/left-{tmp_path.name}")
+
+    def run(*options: str, agent: str) -> subprocess.CompletedProcess[str]:
+        words = as_user(alice, "run", *options, "--", "sh", "-c", agent)
+        return subprocess.run(words, capture_output=True, text=True, cwd="/")
+
+    with daemon(tmp_path, "--policy", str(tmp_path / "policy.yaml")):
+        try:
+            writes = f"x=$(sh -c 'head -c 300M /dev/zero >{file}; true')"
+            done = run("--name", "left", "--memory", "900M", agent=writes)
+            assert f"stay until they are removed: {file} 300M" in " ".join(done.stderr.split())
+            assert [deed["what"] for call in history("left") for deed in call["deeds"]] == ["left 300M in memory"]
+            refused = run("--memory", "900M", agent="true")
+            assert refused.returncode == 2
+            assert "300M is taken by files in memory" in refused.stderr
+        finally:
+            file.unlink(missing_ok=True)
+        assert run("--memory", "900M", agent="true").returncode == 0
