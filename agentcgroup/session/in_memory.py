@@ -30,7 +30,7 @@ class InMemory:
         """What a call is told, with the files in memory where they are what is in the way."""
         if notice.reason not in _OF_MEMORY or live.leaf is None:
             return notice
-        with contextlib.suppress(cgroup.CgroupError):
+        with contextlib.suppress(cgroup.CgroupError, ValueError):  # the call is told and stopped all the same
             own = cgroup.tmpfs(live.leaf)
             if own >= LEFT_BYTES and 2 * own >= int(cgroup.read(live.leaf, "memory.current")):
                 return replace(notice, files=InFiles(own, True, self._named(live.record.started_s)))
