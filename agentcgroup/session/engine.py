@@ -86,7 +86,8 @@ class Engine:
         await governor.close()
         if not end_session(plan.name):
             governor.log(f"{self._layout.top} could not be removed")
-        report = governor.report(self._agent_status, agent_peak)
+        status = governor.follower.agent_status if self._agent_status is None else self._agent_status
+        report = governor.report(status, agent_peak)
         if plan.report is not None:
             write_down(report, plan.report)
         _send(self._channel, {"report": report})

@@ -255,13 +255,19 @@ def attend(agent: int, other_ended: Callable[[int], None]) -> int:
 
 
 def prepare_summary() -> None:
-    """Import what the summary needs while the agent runs, and nobody waits."""
-    with contextlib.suppress(Exception):
-        import rich.console
-        import rich.table
-        import rich.text  # noqa: F401
+    """Import what the summary needs while the agent runs; signals are passed on meanwhile."""
+    import threading
 
-        import agentcgroup.session.report  # noqa: F401
+    def load() -> None:
+        with contextlib.suppress(Exception):
+            import rich.console
+            import rich.table
+            import rich.text  # noqa: F401
+
+            import agentcgroup.session.report  # noqa: F401
+
+    with contextlib.suppress(RuntimeError):  # there may be no more threads: then it is imported when it is needed
+        threading.Thread(target=load, daemon=True).start()
 
 
 def show_summary(report: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from agentcgroup.errors import AgentCgroupError
 from agentcgroup.history import store
 from agentcgroup.session import embedded, options, places, watch
 from agentcgroup.session.layout import Layout
+from tests.agents import slow_imports  # noqa: F401
 
 folder = Path(sys.argv[1])
 FILES = {

@@ -7,6 +7,7 @@ import threading
 
 from agentcgroup import stdio
 from agentcgroup.session import front
+from tests.agents import slow_imports  # noqa: F401
 
 REPORT = {
     "session": "s", "calls": [], "loops": [], "log": [], "duration_s": 1.0, "priority": "normal", "kernel": "k", "source": "s", "enforcer": "e",
@@ -23,8 +24,8 @@ def govern(channel: socket.socket) -> None:
 
 stdio.prepare()
 ours, theirs = socket.socketpair()
-threading.Thread(target=govern, args=[theirs], daemon=True).start()
 with front.signals_waited_for() as before:
+    threading.Thread(target=govern, args=[theirs], daemon=True).start()  # here, so that it takes no signals
     agent, link = front.fork_stub(tuple(sys.argv[1:]), before), front.Link(ours)
     front.until_ready(link, "nobody governs")
     status, report = front.accompany(agent, link, tuple(sys.argv[1:]), lambda _: None)

@@ -42,6 +42,18 @@ def test_a_session_runs_reports_and_leaves_nothing(tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
+def test_how_the_agent_ended_is_known_however_long_the_summary_takes(tmp_path: Path) -> None:
+    report, shown = tmp_path / "r.json", tmp_path / "shown"
+    environment = {**os.environ, "IMPORTS_WAIT_FOR": str(shown)}
+    with subprocess.Popen(words(tmp_path, "--report", str(report)), stderr=subprocess.PIPE, env=environment) as front:
+        try:
+            _until(report.exists)
+        finally:
+            shown.touch()
+            front.communicate(timeout=60)
+    assert os.waitstatus_to_exitcode(json.loads(report.read_text())["agent"]["exit"]) == 7
+
+
 @pytest.mark.parametrize("forks", range(4))
 def test_where_there_may_be_no_more_processes_it_says_so_and_leaves_nothing(tmp_path: Path, forks: int) -> None:
     done = run(tmp_path, NO_FORKS=str(forks))

@@ -5,6 +5,8 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_type_hints
 
@@ -76,6 +78,29 @@ def test_the_agents_environment_is_the_one_that_we_got() -> None:
     bare = ["env", "-i", f"PATH={os.environ['PATH']}"]
     alone, behind = (subprocess.run([*bare, *before, "env"], capture_output=True) for before in ([], FRONT))
     assert sorted(behind.stdout.splitlines()) == sorted(alone.stdout.splitlines())
+
+
+def test_a_signal_is_passed_on_while_the_summary_is_prepared(tmp_path: Path) -> None:
+    agent = f"trap 'touch {tmp_path}/told; exit 9' TERM; touch {tmp_path}/ready; while :; do sleep 0.02; done"
+    front = subprocess.Popen(
+        [*FRONT, "sh", "-c", agent], env={**os.environ, "IMPORTS_WAIT_FOR": str(tmp_path / "go")}, stderr=subprocess.PIPE
+    )
+    try:
+        _until((tmp_path / "ready").exists)
+        front.terminate()
+        _until((tmp_path / "told").exists)
+    finally:
+        (tmp_path / "go").touch()
+        _, said = front.communicate(timeout=60)
+    assert front.returncode == 9
+    assert b"agentcgroup: session s" in said
+
+
+def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV, signal.SIGPIPE])
