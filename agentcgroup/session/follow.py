@@ -247,6 +247,23 @@ class Follower:
         self.resync()
         self._calls.became_agent(promoted.call, promoted.why)
 
+    def look_first(self) -> None:
+        """An agent that ran before anybody looked: events tell what it starts from now on, and not what started it."""
+        for pid in sorted(self._calls.processes_in(self._layout.agent)):
+            self._look_at(pid)
+        self._read_again_ns = time.monotonic_ns()
+
+    def _look_at(self, pid: int) -> None:
+        """A process in the agent domain, known or not."""
+        if not self._tracker.knows(pid):
+            self._source.watch_exit(pid)  # its birth may have been before anybody looked
+            if process.parent(pid) is not None:  # else it has ended meanwhile: events tell of it
+                self._find_place(pid, time.monotonic_ns())
+        elif (late := self._tracker.call_of(pid)) is not None:
+            self._calls.placement.misplaced(late, pid)
+        else:
+            self._catch_up(pid)
+
     def resync(self) -> None:
         """Read anew where the session's processes are, when that can be read: the way back from lost events."""
         self._is_to_read_again = False
@@ -266,14 +283,7 @@ class Follower:
                     self._tracker.adopt(pid, call)
         for pid in sorted(cgroup.processes(self._layout.agent)):
             seen.add(pid)
-            if not self._tracker.knows(pid):
-                self._source.watch_exit(pid)  # its birth may have been before anybody looked
-                if process.parent(pid) is not None:  # else it has ended meanwhile: events tell of it
-                    self._find_place(pid, time.monotonic_ns())
-            elif (late := self._tracker.call_of(pid)) is not None:
-                self._calls.placement.misplaced(late, pid)
-            else:
-                self._catch_up(pid)
+            self._look_at(pid)
         self._read_again_ns = time.monotonic_ns()
         for pid in self._tracker.known_pids() - seen:
             if not self._is_in_session(pid) and (ended := self._tracker.exited(pid, None, self._read_again_ns)) is not None:

@@ -79,6 +79,8 @@ class Governor:
         self._subject, self._layout = subject, layout
         self._source, self._source_words = source, source_words
         kept = marked(layout.top) if subject.adopted else {}
+        self._first = subject.contained and not kept
+        """Nobody has governed what runs there already."""
         self.began = float(kept.get("began", time.monotonic()))
         self._priority: Priority = kept.get("priority", subject.priority)
         self._wished = self._priority
@@ -152,6 +154,8 @@ class Governor:
                 ready.append(call)
         # What was kept ready was for the next calls.
         self._tracker.next_call = max(self._tracker.next_call, *ready[:1], 1)
+        if self._first:
+            self.follower.look_first()  # before this waits, and events come
         await self._source.begun()
         self.follower.resync()
 

@@ -1,5 +1,6 @@
 """Which processes are whose, where events came late or not at all: real processes, folders as cgroups."""
 
+import itertools
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from agentcgroup.policy import load_policy
 from agentcgroup.session.calls import Calls
 from agentcgroup.session.follow import Follower
 from agentcgroup.session.layout import Layout
-from agentcgroup.sources import Event, Forked
+from agentcgroup.sources import Event, Execed, Forked
 from agentcgroup.tracker import Begin, Tracker
 from tests.unit.folders import Folders, Watched, folders
 
@@ -66,26 +67,52 @@ def child_of(pid: int) -> int:
     return int(found[0])
 
 
-def test_below_an_init_that_nobody_looked_at_yet_the_agent_is_what_it_started_and_no_call(
-    folders: Folders, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layout = Layout("x", Watched(), folders.make("session"))
-    folders.make("session", "agent")
-    folders.make("session", "tools")
-    monkeypatch.setattr(cgroup, "of_process", lambda pid: layout.agent)
+@pytest.fixture
+def line(init: subprocess.Popen[bytes]) -> tuple[int, int, int, int]:
+    """The init, the shell that is the agent, a fork of that, and the command that it started."""
     assert init.stdin is not None
     shell = child_of(init.pid)
     init.stdin.write(b"go\n")
     init.stdin.flush()
     subshell = child_of(shell)
-    command = child_of(subshell)
-    tracker, heard = Tracker(load_policy(), init.pid), Heard()
-    follower = Follower(
-        tracker, cast(Calls, cast(Any, heard)), Watched(), layout, init.pid, init.pid, True, lambda: None, lambda do: None, print
+    return init.pid, shell, subshell, child_of(subshell)
+
+
+@pytest.fixture
+def follower(folders: Folders, init: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> Follower:
+    layout = Layout("x", Watched(), folders.make("session"))
+    folders.make("session", "agent")
+    folders.make("session", "tools")
+    monkeypatch.setattr(cgroup, "of_process", lambda pid: layout.agent)
+    heard = cast(Calls, cast(Any, Heard()))
+    return Follower(
+        Tracker(load_policy(), init.pid), heard, Watched(), layout, init.pid, init.pid, True, lambda: None, lambda do: None, print
     )  # fmt: skip
+
+
+def begun(follower: Follower) -> list[int]:
+    return [one.pid for one in cast(Heard, follower._calls).begun]
+
+
+def test_below_an_init_that_nobody_looked_at_yet_the_agent_is_what_it_started_and_no_call(
+    follower: Follower, line: tuple[int, int, int, int]
+) -> None:
+    _, shell, subshell, command = line
     follower.deliver(Forked(subshell, command, time.monotonic_ns()))
-    assert tracker.is_agent(shell)
-    assert tracker.is_agent(subshell)
-    assert heard.begun == []
+    assert follower._tracker.is_agent(shell)
+    assert follower._tracker.is_agent(subshell)
+    assert begun(follower) == []
     follower._find_place(command, time.monotonic_ns())
-    assert [begun.pid for begun in heard.begun] == [command]
+    assert begun(follower) == [command]
+
+
+def test_events_of_what_an_init_started_may_be_there_before_the_session_is_read(
+    follower: Follower, line: tuple[int, int, int, int]
+) -> None:
+    before_ns = time.monotonic_ns()
+    (follower._layout.agent / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in line))
+    follower.look_first()
+    for parent, child in itertools.pairwise(line):
+        follower.deliver(Forked(parent, child, before_ns))
+    follower.deliver(Execed(line[-1], before_ns))
+    assert begun(follower) == [line[-1]]
