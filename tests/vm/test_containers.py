@@ -55,6 +55,16 @@ def test_labelled_containers_are_sessions_whether_they_start_before_or_after_the
     assert len(ended) >= 4
 
 
+def test_the_agent_of_a_container_with_an_init_is_what_the_init_started(image: str, tmp_path: Path) -> None:
+    with container(image, "--init", "--name", "with-init") as identity, daemon(tmp_path):
+        until("calls", lambda: status("with-init").get("ended_calls", 0) >= 3)
+        ended = {call["command"] for call in history("with-init") if call["duration_s"] is not None}
+        assert ended <= {"sh -c 'sleep 0.3; echo done'", "sleep 0.3; echo done"}
+        main = int(docker("inspect", "--format", "{{.State.Pid}}", identity))
+        (shell,) = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+        assert Path(f"/proc/{shell}/cgroup").read_text().strip().endswith("/agent")
+
+
 def test_a_killed_daemon_leaves_nothing_frozen_and_the_next_one_takes_up_what_it_finds(image: str, tmp_path: Path) -> None:
     long = "x=$(sh -c 'sleep 2000; echo long'); echo $x; sleep 1000"
     with container(image, "--name", "kept", agent=long) as identity:

@@ -1,4 +1,4 @@
-"""Processes that leave a session by another's hand: a user's service manager.  What root does by hand: tests/kernel."""
+"""Processes that leave a session by another's hand: a login, a user's service manager.  What root does by hand: tests/kernel."""
 
 import shutil
 import subprocess
@@ -7,10 +7,29 @@ from pathlib import Path
 import pytest
 
 from tests.vm.daemon import as_user, daemon, history, status, until
+from tests.vm.harness import EVENTS, assert_nothing_left, session
 
 pytestmark = pytest.mark.one_kernel
 
 WHERE = "sleep 2; cat /proc/self/cgroup"
+LOOK = "for i in $(seq 50); do grep -q tool- /proc/self/cgroup && break; sleep 0.2; done; cat /proc/self/cgroup"
+"""It is placed soon after it starts: where that can't be held, programs run before."""
+
+
+@EVENTS
+def test_an_agent_that_a_login_moves_away_is_taken_back_and_it_is_said(
+    users: tuple[str, str], tmp_path: Path, events: str
+) -> None:
+    done = session(
+        tmp_path, "--events", events, "--name", "login", agent=["su", "-", users[0], "-c", f"sleep 0.1; sh -c '{LOOK}'; exit 4"]
+    )
+    assert done.code == 4, done.stderr
+    said = " ".join(done.stderr.split())
+    assert "left its place, moved to user.slice/" in said
+    assert "by a login: taken back" in said
+    assert ["sh", "-c", LOOK] in [call["argv"] for call in done.calls], done.report["log"]
+    assert "agentcgroup-login.scope/tools/tool-" in done.stdout, done.report["log"]
+    assert_nothing_left()
 
 
 def test_a_users_service_manager_takes_nobody_out_of_his_session(users: tuple[str, str], hog: str, tmp_path: Path) -> None:
@@ -31,7 +50,7 @@ def test_a_users_service_manager_takes_nobody_out_of_his_session(users: tuple[st
                 out, err = run.communicate(timeout=240)
             assert "by a user's service manager: taken back" in notes[0]
             assert "agentcgroup-scoped.scope/tools/tool-" in out, (out, err)
-            assert "left its place, moved to user.slice/" in err
+            assert "left its place, moved to user.slice/" in " ".join(err.split())
             stopped = [call for call in history("scoped") if any("stopped" in deed["what"] for deed in call["deeds"])]
             assert len(stopped) == 1, (out, err)
             assert "agentcgroup: this command was stopped" in out
