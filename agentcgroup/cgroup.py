@@ -119,9 +119,10 @@ def read_pressure(cgroup: Path, resource: str) -> dict[str, dict[str, float]]:
 
 
 def create(cgroup: Path) -> None:
-    """Make a cgroup; its parent must exist.  Raises CgroupError (EEXIST when it is there)."""
+    """Make a cgroup, whose limits all may read; its parent must exist.  Raises CgroupError (EEXIST when it is there)."""
     try:
         cgroup.mkdir()
+        cgroup.chmod(0o755)  # the daemon's umask leaves nothing to others
     except OSError as error:
         raise CgroupError(cgroup, "creating", error) from None
 

@@ -25,7 +25,7 @@ from agentcgroup.host.protection import Protection
 from agentcgroup.policy import HostRule
 from agentcgroup.schedule import events as ev
 from agentcgroup.schedule.scheduler import Scheduler
-from agentcgroup.session.places import AGENT, RUN, leaf_of, let_go, open_lock
+from agentcgroup.session.places import AGENT, RUN, leaf_of, let_go, make_run, open_lock
 
 SOCKET = RUN / "host.sock"
 _LOCK = RUN / "host.lock"
@@ -232,7 +232,7 @@ def take_over() -> int:
 
     Raises AgentCgroupError where another daemon runs, or the host process does not go.
     """
-    RUN.mkdir(exist_ok=True)
+    make_run()
     ours, lock = map(open_lock, (DAEMON_LOCK, _LOCK))
     if not _locked(ours, _LOOKING_S):  # whoever looks holds it for a moment
         raise AgentCgroupError("the daemon runs already", "only one can govern a host", "systemctl status agentcgroup")

@@ -72,6 +72,13 @@ def name_of(path: Path) -> str | None:
     return None
 
 
+def make_run() -> None:
+    """Make the folder of all that lives until the machine's next start, if it is not there: all may look into it, whatever the umask."""
+    with contextlib.suppress(FileExistsError):
+        RUN.mkdir(parents=True)
+        RUN.chmod(0o755)
+
+
 def open_lock(file: Path) -> int:
     """A descriptor of a lock file that nobody but its owner can open, and so hold: a lock needs no more than to be read.
 
@@ -86,6 +93,7 @@ def open_lock(file: Path) -> int:
 def _registry() -> Iterator[None]:
     """Only one process at a time adds, removes or judges sessions."""
     try:
+        make_run()
         SESSIONS.mkdir(parents=True, exist_ok=True)
         lock = open_lock(RUN / "lock")
         try:

@@ -23,6 +23,7 @@ from agentcgroup.history import page, show, store
 from agentcgroup.history.writer import Writer
 from agentcgroup.model import CallRecord, Deed
 from agentcgroup.policy import HistoryRule
+from agentcgroup.session import places
 from agentcgroup.session.layout import Layout
 from agentcgroup.session.live import Live
 from agentcgroup.session.places import open_lock
@@ -423,6 +424,20 @@ def test_a_damaged_history_is_set_aside_and_a_new_one_is_begun(tmp_path: Path) -
 @pytest.mark.parametrize("status", [2**70, -1, 1 << 40])
 def test_what_an_older_version_took_for_a_status_is_shown_as_not_known(status: int) -> None:
     assert exit_words(status) == "?"
+
+
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_all_may_look_into_the_run_folder_and_only_root_may_change_it_whatever_the_umask(
+    umask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "RUN", tmp_path / "run")
+    before = os.umask(umask)
+    try:
+        places.make_run()
+        places.make_run()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o755
 
 
 def test_a_lock_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:

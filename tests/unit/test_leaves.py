@@ -224,3 +224,12 @@ def test_a_process_is_late_once_however_often_that_is_said(session: Session) -> 
     assert session.placement.fetch()
     assert not session.placement.fetch()
     assert call.misplaced == 0
+
+
+def test_all_may_read_a_calls_limits_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        cgroup.create(tmp_path / "leaf")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "leaf").stat().st_mode & 0o777 == 0o755
