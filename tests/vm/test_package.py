@@ -1,6 +1,9 @@
 """The Debian package, as an operator meets it: installed, enabled, upgraded, removed."""
 
+import os
+import re
 import subprocess
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -19,11 +22,20 @@ def dpkg(*words: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_package_governs_a_container_and_a_users_run_and_is_upgraded_under_them(image: str, users: tuple[str, str]) -> None:
+def test_the_package_governs_a_container_and_a_users_run_and_is_upgraded_under_them(
+    image: str, users: tuple[str, str], tmp_path: Path
+) -> None:
     packages = sorted(GIVEN.glob("agentcgroup_*.deb"))
     assert packages, f"no package in {GIVEN}: scripts/deb makes one, scripts/vm run --give shows it to the guest"
     dpkg("--install", str(packages[-1]))
     try:
+        # What a project has in its folder or names in PYTHONPATH is not what root's command runs.
+        (tmp_path / "json.py").write_text("raise SystemExit(3)")
+        version = ["/usr/bin/agentcgroup", "--version"]
+        subprocess.run(version, check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+        held = {one.name.lower().replace("_", "-"): one.version for one in distributions(path=["/usr/lib/agentcgroup"])}
+        pinned = re.findall(r"^([a-z0-9.-]+)==(\S+)", Path("requirements.lock").read_text(), re.M)
+        assert held == dict(pinned)
         # Enabled by the operator, not by the package: a governor must not come unasked.
         assert systemctl("is-enabled", UNIT) == "disabled"
         subprocess.run(["systemctl", "enable", "--quiet", "--now", UNIT], check=True)

@@ -79,13 +79,23 @@ def test_the_unit_is_installed_comes_back_when_killed_and_is_uninstalled(image: 
         assert systemctl("is-active", UNIT) == "active"
         with container(image, "--name", "under-unit"):
             until("the session", lambda: status("under-unit").get("calls"))
+            # A user's call reads its own limit: the unit's umask leaves the cgroups readable.
+            limit = "read x </proc/self/cgroup; cat /sys/fs/cgroup/${x#0::}/memory.max"
             run = subprocess.run(
-                as_user(users[0], "run", "--", "sh", "-c", "x=$(sh -c 'echo hello'); echo $x"),
+                as_user(users[0], "run", "--", "sh", "-c", f"x=$(sh -c '{limit}'); echo $x"),
                 capture_output=True,
                 text=True,
                 cwd="/",
             )
-            assert (run.returncode, run.stdout) == (0, "hello\n")
+            assert run.returncode == 0, run.stderr
+            assert int(run.stdout) > 0
+            with urllib.request.urlopen(f"http://{METRICS}/metrics", timeout=20) as answer:
+                assert b"agentcgroup_session_up" in answer.read()
+            exposure = subprocess.run(
+                ["systemd-analyze", "security", "--no-pager", "--threshold=40", UNIT], capture_output=True, text=True
+            )
+            print(exposure.stdout.splitlines()[-1])
+            assert exposure.returncode == 0, exposure.stdout
             until(
                 "the enforcer, inside the unit's bounds", lambda: status("under-unit").get("enforcer", "").startswith("sched_ext")
             )
