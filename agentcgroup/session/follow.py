@@ -285,7 +285,9 @@ class Follower:
             seen.add(pid)
             self._look_at(pid)
         self._read_again_ns = time.monotonic_ns()
-        for pid in self._tracker.known_pids() - seen:
+        gone = [pid for pid in self._tracker.known_pids() - seen if not self._is_in_session(pid)]
+        self._drain()  # of those that ended since it was last looked, events tell how; only of the others is that not known
+        for pid in gone:
             if not self._is_in_session(pid) and (ended := self._tracker.exited(pid, None, self._read_again_ns)) is not None:
                 self._calls.root_exited(ended)
         self._drain()
