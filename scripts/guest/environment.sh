@@ -8,7 +8,7 @@ install_locked() {
 }
 
 CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/agentcgroup"
-VENV="$CACHE/venv-$(sha256sum requirements-dev.lock | cut -c1-12)"
+VENV="$CACHE/venv-$(sha256sum scripts/requirements-dev.lock | cut -c1-12)"
 if [ ! -e "$VENV/done" ]; then
   say "installing the project's dependencies into $VENV (about a minute)"
   if ! python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
@@ -18,7 +18,7 @@ if [ ! -e "$VENV/done" ]; then
   fi
   rm -rf "$VENV"
   python3 -m venv "$VENV"
-  install_locked -r requirements-dev.lock
+  install_locked -r scripts/requirements-dev.lock
   printf '#!%s/bin/python3\nimport sys\nfrom agentcgroup.cli import main\nsys.exit(main())\n' "$VENV" >"$VENV/bin/agentcgroup"
   chmod +x "$VENV/bin/agentcgroup"
   touch "$VENV/done"

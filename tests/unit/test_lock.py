@@ -8,7 +8,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 TREE = Path(__file__).parents[2]
-LOCK, DEV_LOCK = TREE / "requirements.lock", TREE / "requirements-dev.lock"
+LOCK, DEV_LOCK = TREE / "scripts/requirements.lock", TREE / "scripts/requirements-dev.lock"
 
 
 def locked(file: Path) -> dict[str, str]:

@@ -34,7 +34,7 @@ def test_the_package_governs_a_container_and_a_users_run_and_is_upgraded_under_t
         version = ["/usr/bin/agentcgroup", "--version"]
         subprocess.run(version, check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
         held = {one.name.lower().replace("_", "-"): one.version for one in distributions(path=["/usr/lib/agentcgroup"])}
-        pinned = re.findall(r"^([a-z0-9.-]+)==(\S+)", Path("requirements.lock").read_text(), re.M)
+        pinned = re.findall(r"^([a-z0-9.-]+)==(\S+)", Path("scripts/requirements.lock").read_text(), re.M)
         assert held == dict(pinned)
         # Enabled by the operator, not by the package: a governor must not come unasked.
         assert systemctl("is-enabled", UNIT) == "disabled"
