@@ -58,8 +58,7 @@ def test_labelled_containers_are_sessions_whether_they_start_before_or_after_the
 def test_the_agent_of_a_container_with_an_init_is_what_the_init_started(image: str, tmp_path: Path) -> None:
     with container(image, "--init", "--name", "with-init") as identity, daemon(tmp_path):
         until("calls", lambda: status("with-init").get("ended_calls", 0) >= 3)
-        ended = {call["command"] for call in history("with-init") if call["duration_s"] is not None}
-        assert ended <= {"sh -c 'sleep 0.3; echo done'", "sleep 0.3; echo done", "sleep 0.2"}
+        assert not [call["command"] for call in history("with-init") if "while" in call["command"]]  # the agent itself
         main = int(docker("inspect", "--format", "{{.State.Pid}}", identity))
         (shell,) = Path(f"/proc/{main}/task/{main}/children").read_text().split()
         assert Path(f"/proc/{shell}/cgroup").read_text().strip().endswith("/agent")
