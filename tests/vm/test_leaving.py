@@ -51,8 +51,10 @@ def test_a_users_service_manager_takes_nobody_out_of_his_session(users: tuple[st
             assert "by a user's service manager: taken back" in notes[0]
             assert "agentcgroup-scoped.scope/tools/tool-" in out, (out, err)
             assert "left its place, moved to user.slice/" in " ".join(err.split())
-            stopped = [call for call in history("scoped") if any("stopped" in deed["what"] for deed in call["deeds"])]
-            assert len(stopped) == 1, (out, err)
-            assert "agentcgroup: this command was stopped" in out
+            assert "agentcgroup: this command was stopped" in out, (out, err, history("scoped"))
+            until(
+                "its row",
+                lambda: [call for call in history("scoped") if any("stopped" in deed["what"] for deed in call["deeds"])],
+            )
     finally:
         subprocess.run(["loginctl", "disable-linger", user], check=False)
