@@ -36,10 +36,11 @@ def test_a_users_service_manager_takes_nobody_out_of_his_session(users: tuple[st
     number = subprocess.run(["id", "-u", user], capture_output=True, text=True, check=True).stdout.strip()
     subprocess.run(["loginctl", "enable-linger", user], check=True)
     until("the user's manager", lambda: Path(f"/run/user/{number}/bus").exists())
-    leave = f"XDG_RUNTIME_DIR=/run/user/{number} exec systemd-run --user --scope"
+    # systemd-run asks what scope it is in, and gives up where it was taken back before: that is as good.
+    leave = f"for n in 1 2 3 4 5 6 7 8; do XDG_RUNTIME_DIR=/run/user/{number} systemd-run --user --scope"
     everyones = shutil.copy(hog, f"/tmp/hog-{tmp_path.name}")  # what pytest made is root's alone
     back = "until grep -q tool- /proc/self/cgroup; do sleep 0.1; done"  # what is taken before is charged elsewhere
-    calls = (f'{leave} bash -c "{back}; cat /proc/self/cgroup"', f'{leave} bash -c "{back}; {everyones} 300 20"')
+    calls = tuple(f'{leave} bash -c "{back}; {what}" && break; done' for what in ("cat /proc/self/cgroup", f"{everyones} 300 20"))
     agent = ["bash", "-c", "".join(f"x=$(bash -c '{call}' 2>&1); echo \"$x\"; " for call in calls)]
     try:
         (tmp_path / "policy.yaml").write_text("version: 1\ndefault: {memory: 64M}\n")
