@@ -6,6 +6,7 @@ inotify tells of writes to the kernel's control files, whoever makes them: an en
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,21 +32,27 @@ def telling_of_changes(top: Path, changed: Callable[[], None]) -> Iterator[None]
     loop = asyncio.get_running_loop()
     descriptor = int(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
     if descriptor < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        raise _error()
 
     def told() -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(descriptor, 1 << 16)
             changed()
 
-    for file in _files(top):
-        _libc.inotify_add_watch(descriptor, os.fsencode(file), _IN_MODIFY)
-    loop.add_reader(descriptor, told)
     try:
+        for file in _files(top):
+            watched = _libc.inotify_add_watch(descriptor, os.fsencode(file), _IN_MODIFY)
+            if watched < 0 and ctypes.get_errno() != errno.ENOENT:  # the topmost has no such file
+                raise _error()
+        loop.add_reader(descriptor, told)
         yield
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
+
+
+def _error() -> OSError:
+    return OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def _files(top: Path) -> list[Path]:

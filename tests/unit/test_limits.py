@@ -74,3 +74,14 @@ def test_who_writes_a_limit_is_heard(top: Path, above: bool) -> None:
 
     asyncio.run(hear())
     assert told and told[-1] == 256 * MIB
+
+
+def test_a_limit_that_can_not_be_watched_is_said(top: Path) -> None:
+    (top / "memory.max").unlink(missing_ok=True)
+    (top / "memory.max").symlink_to("memory.max")
+
+    async def watch() -> None:
+        with pytest.raises(OSError, match="symbolic links"), telling_of_changes(top, lambda: None):
+            pass
+
+    asyncio.run(watch())
